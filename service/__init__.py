@@ -1,0 +1,1 @@
+"""The serving application: parse, predict, journal, answer."""

@@ -1,0 +1,75 @@
+"""Plain ASGI: reading a bounded body and sending JSON, for the routes that are too hot for a framework."""
+
+from collections.abc import Mapping
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+JSON = (b"content-type", b"application/json")
+
+
+class Refusal(Exception):
+    """A request that gets another answer than 200: its status, and a detail that holds nothing of the request."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return the first header of that (lower case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value  # type: ignore[no-any-return]
+    return None
+
+
+async def read_json_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the body of a JSON request. Raises Refusal 415 (not JSON), 413 (over `limit` bytes); Disconnected."""
+    content_type, length = b"", b"0"
+    for key, value in scope["headers"]:
+        if key == b"content-type":
+            content_type = value
+        elif key == b"content-length":
+            length = value
+    if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != JSON[1]:
+        raise Refusal(415, "content-type must be application/json")
+    if int(length) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body"):
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+async def send_json(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    """Send a whole answer."""
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": status, "headers": (JSON, length, *headers)})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_refusal(send: Send, refusal: Refusal, *headers: tuple[bytes, bytes]) -> None:
+    """Send `{"detail": ...}`."""
+    body = msgspec.json.encode({"detail": refusal.detail})
+    extra = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+    await send_json(send, refusal.status, body, *extra, *headers)
+
+
+def _too_large(limit: int) -> Refusal:
+    # What is left of the body would be read as the next request: the connection ends here.
+    return Refusal(413, f"the body is larger than {limit} bytes", {"connection": "close"})

@@ -1,0 +1,109 @@
+"""PostgreSQL: the prediction log's table, and the few statements that the service has for it."""
+
+import select
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 10  # longer than any statement here takes; a server that is silent for so long is hung
+
+# One advisory lock for whoever creates the tables: pods of one release start at the same time.
+SCHEMA_LOCK = 0x1815
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS predictions (
+    id SERIAL PRIMARY KEY,
+    request_id VARCHAR(255) UNIQUE NOT NULL,
+    model_name VARCHAR(255) NOT NULL,
+    model_version VARCHAR(50) NOT NULL,
+    features FLOAT8[] NOT NULL,
+    prediction INTEGER NOT NULL,
+    probability FLOAT NOT NULL,
+    latency_ms FLOAT NOT NULL,
+    timestamp TIMESTAMP NOT NULL,
+    created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP
+);
+CREATE TABLE IF NOT EXISTS predictions_rejected (
+    id SERIAL PRIMARY KEY,
+    request_id VARCHAR(255) UNIQUE NOT NULL,
+    record JSONB NOT NULL,
+    reason TEXT NOT NULL,
+    created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP
+);
+"""
+TABLES_EXIST = "SELECT to_regclass('predictions') IS NOT NULL AND to_regclass('predictions_rejected') IS NOT NULL"
+
+# The records come as one JSON array, as they stand in the journal, and PostgreSQL takes them apart.
+INSERT = """
+INSERT INTO predictions
+    (request_id, model_name, model_version, features, prediction, probability, latency_ms, timestamp)
+SELECT request_id, model_name, model_version, features, prediction, probability, latency_ms,
+       to_timestamp(time) AT TIME ZONE 'UTC'
+FROM json_to_recordset(%s) AS record
+    (request_id text, model_name text, model_version text, features float8[], prediction int,
+     probability float8, latency_ms float8, time float8)
+ON CONFLICT (request_id) DO NOTHING
+"""
+REJECT = """
+INSERT INTO predictions_rejected (request_id, record, reason)
+VALUES (%(record)s::jsonb ->> 'request_id', %(record)s, %(reason)s)
+ON CONFLICT (request_id) DO NOTHING
+"""
+NEWEST = """
+SELECT id, request_id, model_name, model_version, array_to_string(features, ' ') AS features, prediction,
+       probability, latency_ms, timestamp, created_at
+FROM predictions ORDER BY id DESC LIMIT %s
+"""
+BY_REQUEST_ID = """
+SELECT request_id, model_name, model_version, features, prediction, probability, latency_ms
+FROM predictions WHERE request_id = ANY(%s)
+"""
+
+
+def connect(url: str) -> psycopg2.extensions.connection:
+    """Return a connection in autocommit mode on which every wait ends. Raises psycopg2.OperationalError."""
+    connection = psycopg2.connect(
+        url, connect_timeout=CONNECT_SECONDS, application_name="iris", tcp_user_timeout=10_000
+    )
+    connection.autocommit = True
+    return connection
+
+
+def ensure_tables(connection: psycopg2.extensions.connection) -> None:
+    """Create the tables where they are missing; whoever may not create needs to have them created."""
+    with connection.cursor() as cursor:
+        cursor.execute(TABLES_EXIST)
+        if not _row(cursor)[0]:
+            # One string is one transaction, so the lock is held until the tables are committed.
+            cursor.execute(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA}")
+
+
+def bound_waits() -> None:
+    """Make every psycopg2 call of this process fail after STATEMENT_SECONDS without a word from the server.
+
+    libpq alone waits for ever on a server that is stopped but whose kernel still acknowledges.
+    """
+    psycopg2.extensions.set_wait_callback(_wait)
+
+
+def refuses_the_row(error: psycopg2.Error) -> bool:
+    """Whether the server refuses this very row, for good: data, constraint or a trigger's exception."""
+    return (error.pgcode or "")[:2] in ("22", "23", "P0")
+
+
+def _wait(connection: psycopg2.extensions.connection) -> None:
+    while True:
+        state = connection.poll()
+        if state == psycopg2.extensions.POLL_OK:
+            return
+        reading = [connection.fileno()] if state == psycopg2.extensions.POLL_READ else []
+        writing = [connection.fileno()] if state == psycopg2.extensions.POLL_WRITE else []
+        if not any(select.select(reading, writing, [], STATEMENT_SECONDS)):
+            raise psycopg2.OperationalError(f"PostgreSQL did not answer within {STATEMENT_SECONDS} s")
+
+
+def _row(cursor: psycopg2.extensions.cursor) -> tuple[Any, ...]:
+    row = cursor.fetchone()
+    assert row is not None  # noqa: S101 - for the type checker: the statements here always give a row
+    return row

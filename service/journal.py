@@ -1,0 +1,172 @@
+"""The local journal: predictions are on disk here before they are answered, until PostgreSQL has them."""
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS groups (
+    id INTEGER PRIMARY KEY,
+    size INTEGER NOT NULL,
+    created REAL NOT NULL,
+    records BLOB NOT NULL
+)
+"""
+
+
+class JournalError(Exception):
+    """The journal cannot be used; the message says why and what to do."""
+
+
+class Group(NamedTuple):
+    """Predictions that were committed together: `records` is a JSON array of `size` objects."""
+
+    id: int
+    size: int
+    records: bytes
+
+
+class Journal:
+    """A durable queue of groups of predictions in `folder`, for one writer and one shipper.
+
+    `append` returns when the group is on disk (SQLite, WAL, synchronous=FULL: one fsync a group).
+    One process at a time owns the folder.
+    """
+
+    def __init__(self, folder: Path, max_mib: int) -> None:
+        """Open or create the journal. Raises JournalError when the folder cannot be written or is in use.
+
+        A corrupt journal is set aside under another name and reported: records that were acknowledged may
+        be in it, and a service that restarts for ever helps nobody.
+        """
+        self._path = folder / "journal.sqlite"
+        self._owner = _own(folder)
+        self._lock = threading.Lock()  # SQLite has one writer at a time; waiting here is cheaper than its polling
+        self.set_aside = False
+        try:
+            self._open(max_mib)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise JournalError(f"cannot write the journal {self._path}: {error}") from error
+            self._set_aside(error)
+            self._open(max_mib)
+        self.depth, self._last = self._writer.execute(
+            "SELECT coalesce(sum(size), 0), coalesce(max(id), 0) FROM groups"
+        ).fetchone()
+        self.written = 0
+        self.shipped = 0
+        self.error: str | None = None
+
+    def append(self, records: bytes, size: int) -> None:
+        """Put a group on disk. Raises sqlite3.Error when it could not be, and then nothing of it is kept."""
+        try:
+            with self._lock:
+                self._writer.execute(
+                    "INSERT INTO groups VALUES (?, ?, ?, ?)", (self._last + 1, size, time.time(), records)
+                )
+                self._last += 1  # never the number of a removed group: the shipper remembers how far it came
+                self.depth += size
+        except sqlite3.Error as error:
+            self.error = str(error)
+            raise
+        self.error = None
+        self.written += size
+
+    def oldest(self, after: int, rows: int) -> list[Group]:
+        """Return the oldest groups with an id above `after`, together about `rows` rows, at least one group."""
+        groups: list[Group] = []
+        with self._lock:
+            for row in self._shipper.execute(
+                "SELECT id, size, records FROM groups WHERE id > ? ORDER BY id", (after,)
+            ):
+                groups.append(Group(*row))
+                rows -= groups[-1].size
+                if rows <= 0:
+                    break
+        return groups
+
+    def remove(self, up_to: int) -> None:
+        """Forget the groups up to this id, which PostgreSQL has. Raises sqlite3.Error when the disk is full.
+
+        Not fsynced: after a crash they are shipped again, to no effect.
+        """
+        with self._lock:
+            (size,) = self._shipper.execute(
+                "SELECT coalesce(sum(size), 0) FROM groups WHERE id <= ?", (up_to,)
+            ).fetchone()
+            self._shipper.execute("DELETE FROM groups WHERE id <= ?", (up_to,))
+            self.depth -= size
+        self.shipped += size
+
+    def oldest_age(self) -> float:
+        """Return the seconds that the oldest unshipped group has waited, 0 when there is none."""
+        with self._lock:
+            row = self._shipper.execute("SELECT created FROM groups ORDER BY id LIMIT 1").fetchone()
+        return max(0.0, time.time() - row[0]) if row else 0.0
+
+    def probe(self) -> None:
+        """Find out by an empty group whether the journal can be written again after an error."""
+        try:
+            self.append(b"[]", 0)
+        except sqlite3.Error:
+            log.warning("the journal cannot be written", extra={"reason": self.error})
+
+    def close(self) -> None:
+        """Close the files and give the folder up."""
+        with self._lock:
+            self._shipper.close()
+            self._writer.close()
+            os.close(self._owner)
+
+    def _open(self, max_mib: int) -> None:
+        self._writer = _connect(self._path, "FULL")
+        (page_size,) = self._writer.execute("PRAGMA page_size").fetchone()
+        self._writer.execute(f"PRAGMA max_page_count = {max_mib * 1024 * 1024 // page_size}")
+        if (check := self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(check)
+        self._writer.execute(SCHEMA)
+        self._shipper = _connect(self._path, "NORMAL")
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        aside = self._path.with_name(f"{self._path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+        for suffix in ("", "-wal", "-shm"):
+            file = self._path.with_name(self._path.name + suffix)
+            if file.exists():
+                file.rename(aside.with_name(aside.name + suffix))
+        self.set_aside = True
+        log.error(
+            "the journal is corrupt and was set aside; `sqlite3 FILE .recover` shows what can be read of it",
+            extra={"file": str(aside), "reason": str(error)},
+        )
+
+
+def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=16)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    return connection
+
+
+def _own(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = os.open(folder / "owner.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    except OSError as error:
+        raise JournalError(
+            f"cannot write the journal's folder {folder}: {error.strerror}; IRIS_JOURNAL_DIR says where it is"
+        ) from error
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(owner)
+        raise JournalError(
+            f"the journal's folder {folder} is in use by another process; end it, or set IRIS_JOURNAL_DIR"
+        ) from error
+    return owner

@@ -1,0 +1,81 @@
+"""Configuration: one frozen class, built from an explicit mapping of environment variables."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import psycopg2.extensions
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+PREFIX = "IRIS_"
+
+
+class SettingsError(Exception):
+    """A variable is missing, unknown or malformed; the message names it and says what it may be."""
+
+
+class Settings(BaseModel):
+    """What the service is told by its environment: `IRIS_<FIELD>` each, and the conventional DATABASE_URL."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    database_url: str
+    """PostgreSQL for the prediction log: a postgresql:// address or a libpq `key=value` string."""
+    model_dir: Path = Path("model")
+    """Folder with model.onnx and model.json."""
+    journal_dir: Path = Path("journal")
+    """Folder for the local journal; it must survive a restart of the process."""
+    journal_max_mib: int = Field(default=256, ge=1, le=65536)
+    """Size at which the journal is full and predictions are answered with 503 (MiB)."""
+    max_waiting: int = Field(default=2048, ge=1000, le=100_000)
+    """Rows that may wait for the model before further ones are answered with 503."""
+    drain_seconds: float = Field(default=10.0, ge=0.0, le=600.0)
+    """On SIGTERM: how long to finish requests, and then again to ship the journal (seconds, each)."""
+    environment: str = Field(default="local", pattern=r"^[a-z0-9-]{1,63}$")
+    """Name that /info reports: local, dev, prod."""
+    pod_labels: Path = Path("/etc/podinfo/labels")
+    """The pod's own labels as the downward API writes them; outside a cluster the file is not there."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port to listen on."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """DEBUG also writes a line for each answered request."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _well_formed(cls, value: str) -> str:
+        try:
+            psycopg2.extensions.parse_dsn(value)
+        except psycopg2.ProgrammingError:
+            # libpq's own message would repeat the address, and with it the password.
+            raise ValueError("is malformed; expected postgresql://user:password@host:5432/database") from None
+        return value
+
+
+def from_environ(environ: Mapping[str, str]) -> Settings:
+    """Build the settings from environment variables. Raises SettingsError with every problem in one line."""
+    values = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environ.items()
+        if name.startswith(PREFIX) and name != f"{PREFIX}DATABASE_URL"
+    }
+    if "DATABASE_URL" in environ:
+        values["database_url"] = environ["DATABASE_URL"]
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_say(problem["loc"][0], problem) for problem in error.errors())) from None
+
+
+def _say(field: object, problem: Mapping[str, object]) -> str:
+    variable = "DATABASE_URL" if field == "database_url" else f"{PREFIX}{str(field).upper()}"
+    if problem["type"] == "extra_forbidden":
+        known = ", ".join(f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "database_url")
+        hint = ""
+        if variable.endswith(("_HOST", "_PORT")) or "_PORT_" in variable:
+            hint = " (set by Kubernetes for a Service? then the pod needs enableServiceLinks: false)"
+        return f"{variable} is not a setting{hint}; known are DATABASE_URL, {known}"
+    if problem["type"] == "missing":
+        return f"{variable} is not set; expected postgresql://user:password@host:5432/database"
+    return f"{variable} {str(problem['msg']).removeprefix('Value error, ')}"

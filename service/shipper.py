@@ -1,0 +1,116 @@
+"""The shipper: a supervised thread that carries the journal to PostgreSQL, exactly once."""
+
+import logging
+import threading
+import time
+
+import msgspec
+import psycopg2
+import psycopg2.extensions
+
+from service import database
+from service.journal import Group, Journal
+
+log = logging.getLogger(__name__)
+
+ROWS_A_STATEMENT = 2000
+LINGER_SECONDS = 0.1  # rows that come within this time are shipped together: one statement instead of many
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while PostgreSQL is away, doubling
+
+
+class Shipper:
+    """Ships what `journal` holds to the PostgreSQL at `url`, for as long as the process lives.
+
+    Repeating is harmless (ON CONFLICT DO NOTHING), so whatever fails is repeated. A row that the database
+    refuses goes to the table predictions_rejected with the reason.
+    """
+
+    def __init__(self, journal: Journal, url: str) -> None:
+        self._journal = journal
+        self._url = url
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._shipped_up_to = 0  # id of a group in the journal
+        self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
+        self.rejected = 0
+        self.error: str | None = "not connected yet"
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell the thread that the journal has something."""
+        self._wake.set()
+
+    def drain(self, seconds: float) -> None:
+        """Ship what is left, for at most `seconds`, and end the thread."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            started = time.monotonic()
+            try:
+                connection = database.connect(self._url)
+                try:
+                    database.ensure_tables(connection)
+                    self._ship_until_drained(connection)
+                    return
+                finally:
+                    connection.close()
+            except Exception as error:  # noqa: BLE001 - supervision: a shipper that dies loses the log in silence
+                reason = " ".join(str(error).split())
+                if self.error != reason:
+                    log.warning(
+                        "PostgreSQL does not take the log; predictions wait in the journal",
+                        extra={"reason": reason, "waiting": self._journal.depth},
+                    )
+                self.error = reason
+            if self._stopping.is_set() and not self._journal.depth:
+                return
+            pause = FIRST_PAUSE if time.monotonic() - started > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
+            time.sleep(pause)
+
+    def _ship_until_drained(self, connection: psycopg2.extensions.connection) -> None:
+        if self.error:
+            log.info("shipping to PostgreSQL", extra={"waiting": self._journal.depth})
+        self.error = None
+        while True:
+            self._wake.clear()
+            groups = self._journal.oldest(self._shipped_up_to, ROWS_A_STATEMENT)
+            if groups:
+                self._ship(connection, groups)
+                self._shipped_up_to = groups[-1].id
+            self._journal.remove(self._shipped_up_to)  # also what a full disk kept from being removed before
+            if groups:
+                continue
+            if self._stopping.is_set():
+                return
+            self._wake.wait()
+            self._stopping.wait(LINGER_SECONDS)
+
+    def _ship(self, connection: psycopg2.extensions.connection, groups: list[Group]) -> None:
+        records = b"[" + b",".join(group.records[1:-1] for group in groups if group.size) + b"]"
+        with connection.cursor() as cursor:
+            try:
+                cursor.execute(database.INSERT, [records.decode()])
+            except psycopg2.Error as error:
+                if not database.refuses_the_row(error):
+                    raise
+                for record in msgspec.json.decode(records, type=list[msgspec.Raw]):
+                    self._ship_one(cursor, bytes(record).decode())
+
+    def _ship_one(self, cursor: psycopg2.extensions.cursor, record: str) -> None:
+        try:
+            cursor.execute(database.INSERT, [f"[{record}]"])
+        except psycopg2.Error as error:
+            if not database.refuses_the_row(error):
+                raise
+            cursor.execute(database.REJECT, {"record": record, "reason": str(error).strip()})
+            self.rejected += 1
+            log.error(
+                "PostgreSQL refused a prediction; it is in predictions_rejected", extra={"reason": str(error)}
+            )
