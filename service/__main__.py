@@ -62,6 +62,7 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     # uvicorn raises the signal that ended it once more when it is done; by then there is nothing left to do.

@@ -1,0 +1,35 @@
+"""`make run`: a PostgreSQL that keeps its data, and the service on it, until Ctrl-C."""
+
+import os
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+from local.postgres import Postgres
+from local.process import serving
+
+HOW_TO_GO_ON = """
+The service answers at {url} (Ctrl-C ends it and all it started).
+The log is in {where}
+
+Next:
+  curl {url}/predict -H 'Content-Type: application/json' -d '{{"features":[5.1,3.5,1.4,0.2]}}'
+  curl {url}/logs
+"""
+
+
+def run(state: Path) -> None:
+    """Serve until SIGINT or SIGTERM, then end what was started. Raises PostgresError, StartError."""
+    environ = dict(os.environ)
+    environ.setdefault("IRIS_JOURNAL_DIR", str(state / "journal"))
+    url = f"http://{environ.get('IRIS_HOST', 'localhost')}:{environ.get('IRIS_PORT', '8000')}"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        where = "the database of DATABASE_URL"
+        if "DATABASE_URL" not in environ:
+            postgres = stack.enter_context(Postgres(state / "postgres"))
+            environ["DATABASE_URL"] = postgres.url
+            where = f'PostgreSQL: psql "{postgres.url}"'
+        process = stack.enter_context(serving(environ, url))
+        print(HOW_TO_GO_ON.format(url=url, where=where), flush=True)  # noqa: T201
+        process.wait()
