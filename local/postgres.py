@@ -1,5 +1,6 @@
 """A real PostgreSQL in a folder: started from the wheel's programs, without a port, a password or a new user."""
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -21,12 +22,13 @@ class PostgresError(Exception):
 class Postgres:
     """A PostgreSQL server whose data lives in `folder`; as a context manager it runs inside the block.
 
-    It listens on a Unix socket in a folder that only its owner may enter, and on no network address:
-    that is why it needs no password. The data stays between runs.
+    One process at a time owns the folder. The server listens on a Unix socket that only the folder's owner
+    can reach, and on no network address: that is why it needs no password. The data stays between runs.
     """
 
     def __init__(self, folder: Path) -> None:
         self.data = folder.resolve() / "data"
+        self._owner: int | None = None
         self.log = folder.resolve() / "postgres.log"
         self.socket_folder = _socket_folder(folder.resolve())
         self.url = f"postgresql://postgres@/postgres?host={quote(str(self.socket_folder), safe='')}"
@@ -35,6 +37,7 @@ class Postgres:
         """Start the server, or take over the one that an earlier, killed run left. Raises PostgresError."""
         for folder in (self.data.parent, self.socket_folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._own()
         if not (self.data / "PG_VERSION").exists():
             self._program("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres")
         if not self.running():
@@ -45,6 +48,19 @@ class Postgres:
         """End the server; its clients are disconnected, nothing that was committed is lost."""
         if self.running():
             self._program("pg_ctl", "stop", "--wait", "--mode=fast")
+        if self._owner is not None:
+            os.close(self._owner)
+            self._owner = None
+
+    def _own(self) -> None:
+        if self._owner is None:
+            self._owner = os.open(self.data.parent / "owner.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PostgresError(
+                f"{self.data.parent} is in use by another process; end it, or set DATABASE_URL to another server"
+            ) from error
 
     def running(self) -> bool:
         """Whether the server's process is there."""

@@ -1,9 +1,10 @@
 """The service as a child process: started, waited for, ended."""
 
+import os
+import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,17 +13,21 @@ DEADLINE = 60.0  # seconds to get ready; it takes one
 
 
 class StartError(Exception):
-    """The service ended, or did not get ready in time; it has said why on standard error."""
+    """The service could not start, did not get ready in time, or ended; the message says what to look at."""
 
 
 @contextmanager
-def serving(environ: Mapping[str, str], url: str, *prefix: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield `python -m service`, ready at `url`; end it with the block. `prefix` goes before the command.
-
-    Raises StartError.
-    """
-    with child([*prefix, sys.executable, "-m", "service"], environ) as process:
-        wait_ready(process, f"{url}/readyz")
+def serving(environ: Mapping[str, str], host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield `python -m service`, ready on that address; end it with the block. Raises StartError."""
+    try:
+        socket.create_server((host, port)).close()  # else whoever is there would answer for ours
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; IRIS_PORT=8001 sets another port"
+        ) from error
+    address = {"IRIS_HOST": host, "IRIS_PORT": str(port)}
+    with child([sys.executable, "-m", "service"], {**environ, **address}) as process:
+        wait_ready(process, f"http://{host}:{port}/readyz")
         yield process
 
 

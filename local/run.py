@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from local.postgres import Postgres
-from local.process import serving
+from local.process import StartError, serving
 
 HOW_TO_GO_ON = """
 The service answers at {url} (Ctrl-C ends it and all it started).
@@ -22,14 +22,15 @@ def run(state: Path) -> None:
     """Serve until SIGINT or SIGTERM, then end what was started. Raises PostgresError, StartError."""
     environ = dict(os.environ)
     environ.setdefault("IRIS_JOURNAL_DIR", str(state / "journal"))
-    url = f"http://{environ.get('IRIS_HOST', 'localhost')}:{environ.get('IRIS_PORT', '8000')}"
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    host, port = environ.get("IRIS_HOST", "127.0.0.1"), int(environ.get("IRIS_PORT", "8000"))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in its background with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     with ExitStack() as stack:
         where = "the database of DATABASE_URL"
         if "DATABASE_URL" not in environ:
             postgres = stack.enter_context(Postgres(state / "postgres"))
             environ["DATABASE_URL"] = postgres.url
             where = f'PostgreSQL: psql "{postgres.url}"'
-        process = stack.enter_context(serving(environ, url))
-        print(HOW_TO_GO_ON.format(url=url, where=where), flush=True)  # noqa: T201
-        process.wait()
+        process = stack.enter_context(serving(environ, host, port))
+        print(HOW_TO_GO_ON.format(url=f"http://localhost:{port}", where=where), flush=True)  # noqa: T201
+        raise StartError(f"the service ended with exit code {process.wait()}; its last line above says why")

@@ -40,7 +40,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise ListenError(
-            f"cannot listen on {host}:{port}: {error.strerror}; IRIS_HOST and IRIS_PORT set another address"
+            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
+            "IRIS_HOST and IRIS_PORT set another address"
         ) from error
 
 
