@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench lock check-lock
+.PHONY: help run test test-image lint bench image lock check-lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,10 +18,13 @@ help: ## show this
 run: .venv/ready model/model.json ## train, register and serve on http://localhost:8000, with a real PostgreSQL
 	@$(BIN)/python -m local run
 
-test: .venv/ready ## run every test, with coverage
+test: .venv/ready ## run every test but those of the image, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m pytest -m "not image"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
+	@$(BIN)/pytest -m image
 
 lint: .venv/ready ## check format, style, types and locks
 	$(BIN)/ruff format --check $(CODE)
@@ -32,6 +35,9 @@ lint: .venv/ready ## check format, style, types and locks
 bench: .venv/ready model/model.json ## measure the service against bare uvicorn (needs wrk)
 	@command -v wrk > /dev/null || { test "$$(id -u)" = 0 && apt-get install --yes wrk; } || true
 	@$(BIN)/python -m local bench
+
+image: .venv/ready model/model.json ## build the serving image, with docker or buildah
+	@$(BIN)/python -m local image
 
 lock: .venv/ready ## write the lock files anew from pyproject.toml (UPGRADE=--upgrade takes newer versions)
 	$(LOCK) $(UPGRADE) $(LOCK_GROUPS) --output-file requirements.txt

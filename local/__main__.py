@@ -1,4 +1,4 @@
-"""`python -m local`: what `make run` and `make bench` do."""
+"""`python -m local`: what `make run`, `make bench` and `make image` do."""
 
 import sys
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import typer
 
 from local import bench as benchmark
+from local import image as images
 from local import run as running
 from local.postgres import PostgresError
 from local.process import StartError
@@ -26,13 +27,20 @@ def bench() -> None:
     benchmark.bench(STATE / "bench")
 
 
+@app.command()
+def image() -> None:
+    """Build the serving image of the model in model/."""
+    built = images.build(Path("model"))
+    print(f"{images.TAG} {built}\nnext: make test-image", flush=True)  # noqa: T201
+
+
 def main() -> int:
     """Run a command; return its exit code."""
     try:
         app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return 0
-    except (PostgresError, StartError, benchmark.BenchError) as error:
+    except (PostgresError, StartError, benchmark.BenchError, images.ImageError) as error:
         print(f"local: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

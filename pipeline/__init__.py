@@ -1,0 +1,1 @@
+"""Trains the iris classifier, judges it, registers it, and writes the folder that the service reads."""

@@ -1,0 +1,83 @@
+"""The wiring: from the data to a registered version, and from a registered version to the model folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import data, evaluation, gate, model_folder, onnx_export, registry
+from pipeline.data import Iris
+from pipeline.errors import Refused
+from pipeline.evaluation import Evaluation
+from pipeline.model_folder import Document
+from pipeline.names import CHAMPION, MODEL_NAME, Algorithm
+from pipeline.terminal import Terminal
+
+
+def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, terminal: Terminal) -> None:
+    """Train, choose, judge, register, export; raise Refused, with nothing registered, if the gate says no."""
+    model_folder.refuse_other(out)
+    iris = data.load()
+    terminal.say("data", f"{len(iris.train_rows)} flowers to learn from, {len(iris.test_rows)} held out")
+    with registry.connected(uri):
+        with registry.training_run(iris, seed):
+            runs = {algorithm: _evaluate(algorithm, iris, seed, terminal) for algorithm in algorithms}
+            candidates = [candidate for _, candidate in runs.values()]
+            winner = gate.choose(candidates)
+            terminal.results(candidates, winner)
+            onnx = onnx_export.convert(winner.model)
+            reasons = _judge(winner, onnx, iris, seed, terminal)
+            registry.log_verdict(winner, reasons)
+        if reasons:
+            raise Refused(reasons)
+        run_id, _ = runs[winner.algorithm]
+        facts = model_folder.facts(winner, iris, onnx)
+        number = registry.register(run_id, onnx, facts, _tags(winner, iris, seed, facts["sha256"]))
+        terminal.say("registered", f"{MODEL_NAME} version {number}, {winner.algorithm}")
+        _export(number, out, terminal)
+        registry.promote(number)
+        terminal.say("alias", f"{CHAMPION} is version {number}")
+
+
+def export(version: str | None, alias: str, out: Path, uri: str, terminal: Terminal) -> None:
+    """Rebuild the model folder from a version, or from the one that carries the alias."""
+    with registry.connected(uri):
+        _export(version or registry.find(alias), out, terminal)
+
+
+def _evaluate(algorithm: Algorithm, iris: Iris, seed: int, terminal: Terminal) -> tuple[str, Evaluation]:
+    with registry.candidate_run(algorithm, iris) as run_id:
+        candidate = evaluation.evaluate(algorithm, iris, seed)
+        registry.log_evaluation(candidate)
+    terminal.say("trained", algorithm.value)
+    return run_id, candidate
+
+
+def _judge(winner: Evaluation, onnx: bytes, iris: Iris, seed: int, terminal: Terminal) -> list[str]:
+    rows = np.vstack([iris.features, onnx_export.random_rows(seed)])
+    parity = onnx_export.compare(winner.model, onnx, rows)
+    champion = registry.champion()
+    terminal.say(
+        "parity", f"{parity.wrong_labels} of {parity.rows} labels differ, probabilities by {parity.difference:.1e}"
+    )
+    return gate.check(gate.figures(winner), champion, parity)
+
+
+def _tags(winner: Evaluation, iris: Iris, seed: int, sha256: str) -> dict[str, str]:
+    """Return what the registry keeps with the version; a challenger is compared with its figures."""
+    figures = {name: repr(value) for name, value in gate.figures(winner)._asdict().items()}
+    return figures | {
+        "algorithm": winner.algorithm.value,
+        "sha256": sha256,
+        "test_f1": repr(winner.test.f1),
+        "seed": str(seed),
+        "data_sha256": iris.digest,
+    }
+
+
+def _export(number: str, out: Path, terminal: Terminal) -> None:
+    stored = registry.fetch(number)
+    model_folder.verify(stored.onnx, stored.sha256, stored.facts)
+    document = Document(name=MODEL_NAME, version=stored.version, run_id=stored.run_id, **stored.facts)
+    model_folder.write(out, stored.onnx, document)
+    terminal.say("exported", f"version {number} to {out}")

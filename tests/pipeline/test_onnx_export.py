@@ -1,0 +1,96 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from pipeline import candidates, onnx_export
+from pipeline.data import HIGH, LOW, Iris
+from pipeline.evaluation import Evaluation
+from pipeline.names import SEED, Algorithm
+from pipeline.onnx_export import RANDOM_ROWS, TOLERANCE
+from tests.running import ROOT
+
+TRAIN_AND_PRINT_DIGESTS = """
+import hashlib
+from pipeline import candidates, data, onnx_export
+from pipeline.names import SEED, Algorithm
+iris = data.load()
+for algorithm in Algorithm:
+    model = candidates.build(algorithm, SEED).fit(iris.features[iris.train_rows], iris.labels[iris.train_rows])
+    print(algorithm, hashlib.sha256(onnx_export.convert(model)).hexdigest())
+"""
+
+
+def test_two_processes_train_the_same_bytes() -> None:
+    printed = []
+    for hash_seed in ("1", "2"):
+        command = [sys.executable, "-c", TRAIN_AND_PRINT_DIGESTS]
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+        printed.append(subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True).stdout)
+    assert printed[0] == printed[1]
+    assert printed[0].count(b"\n") == 3
+
+
+def test_the_seed_is_the_forests(iris: Iris, exported: dict[Algorithm, bytes]) -> None:
+    other = candidates.build(Algorithm.RANDOM_FOREST, SEED + 1)
+    other.fit(iris.features[iris.train_rows], iris.labels[iris.train_rows])
+    assert onnx_export.convert(other) != exported[Algorithm.RANDOM_FOREST]
+
+
+def test_the_service_finds_the_names_types_and_shapes_of_the_contract(exported: dict[Algorithm, bytes]) -> None:
+    for model in exported.values():
+        session = onnxruntime.InferenceSession(model)
+        tensors = [
+            (tensor.name, tensor.type, tensor.shape) for tensor in session.get_inputs() + session.get_outputs()
+        ]
+        assert tensors == [
+            ("features", "tensor(float)", [None, 4]),
+            ("label", "tensor(int64)", [None]),
+            ("probabilities", "tensor(float)", [None, 3]),
+        ]
+
+
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_every_candidate_answers_as_scikit_learn_does(
+    iris: Iris, evaluations: dict[Algorithm, Evaluation], exported: dict[Algorithm, bytes], algorithm: Algorithm
+) -> None:
+    rows = np.vstack([iris.features, onnx_export.random_rows(seed=1)])
+    parity = onnx_export.compare(evaluations[algorithm].model, exported[algorithm], rows)
+    assert parity.rows == 150 + RANDOM_ROWS
+    assert parity.wrong_labels == 0
+    assert parity.difference <= TOLERANCE
+
+
+def test_the_comparison_notices_another_model(
+    evaluations: dict[Algorithm, Evaluation], exported: dict[Algorithm, bytes]
+) -> None:
+    model, other = evaluations[Algorithm.SVM].model, exported[Algorithm.RANDOM_FOREST]
+    parity = onnx_export.compare(model, other, onnx_export.random_rows(seed=1))
+    assert parity.wrong_labels > 0
+    assert parity.difference > TOLERANCE
+
+
+def test_random_rows_are_within_bounds_on_half_millimetres_and_the_same_for_a_seed() -> None:
+    rows = onnx_export.random_rows(seed=3)
+    assert rows.shape == (RANDOM_ROWS, 4)
+    assert np.all((rows >= LOW) & (rows <= HIGH))
+    assert np.allclose(rows * 20, np.round(rows * 20))
+    assert np.array_equal(rows, onnx_export.random_rows(seed=3))
+
+
+def test_random_rows_meet_thresholds_and_ties_where_a_forest_is_hardest_to_convert(
+    evaluations: dict[Algorithm, Evaluation],
+) -> None:
+    forest, rows = evaluations[Algorithm.RANDOM_FOREST].model, onnx_export.random_rows(SEED)
+    thresholds = {
+        (feature, np.float32(threshold))
+        for tree in forest[-1].estimators_
+        for feature, threshold in zip(tree.tree_.feature, tree.tree_.threshold, strict=True)
+    }
+    met = {(column, np.float32(value)) for row in rows for column, value in enumerate(row)} & thresholds
+    votes = np.sort(forest.predict_proba(rows), axis=1)
+    assert len(met) > 20
+    assert np.any(votes[:, 2] == votes[:, 1])
