@@ -87,7 +87,7 @@ class Service:
         self.settings = settings
         self.model = Model(settings.model_dir)
         self.journal = Journal(settings.journal_dir, settings.journal_max_mib)
-        database.bound_waits()
+        self._end_waits = database.bound_waits()
         self.shipper = Shipper(self.journal, settings.database_url)
         self.metrics = Metrics(self.model)
         self.metrics.watch(self.journal, self.shipper)
@@ -119,6 +119,7 @@ class Service:
         self.batcher.stop()
         self.reader.stop()
         await asyncio.to_thread(self.shipper.drain, self.settings.drain_seconds)
+        self._end_waits()  # the interpreter would wait for the reader's threads
         log.info("drained", extra={"waiting": self.journal.depth})
         self.journal.close()
 
@@ -180,18 +181,11 @@ def _cold_endpoints(service: Service, schema: Schema) -> FastAPI:
         description="Classifies iris flowers; every answered prediction is in the log, exactly once.",
         lifespan=service.running,
         redoc_url=None,
+        redirect_slashes=False,  # the address of a redirect would be built from the client's Host header
     )
     unavailable: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not now; why."}}
 
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        # FastAPI's own answer echoes the input.
-        detail = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
-        return JSONResponse({"detail": detail}, 422)
-
-    @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+    _answer_errors(app)
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -243,6 +237,19 @@ def _cold_endpoints(service: Service, schema: Schema) -> FastAPI:
 
     _describe_predictions(app, schema)
     return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Answer every error as `{"detail": ...}`; FastAPI's own answer to invalid input echoes it."""
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        detail = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
+        return JSONResponse({"detail": detail}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
 def _describe_predictions(app: FastAPI, schema: Schema) -> None:

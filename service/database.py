@@ -1,6 +1,9 @@
 """PostgreSQL: the prediction log's table, and the few statements that the service has for it."""
 
+import os
 import select
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -62,16 +65,41 @@ FROM predictions WHERE request_id = ANY(%s)
 
 
 def connect(url: str) -> psycopg2.extensions.connection:
-    """Return a connection in autocommit mode on which every wait ends. Raises psycopg2.OperationalError."""
+    """Return a connection to the log, in autocommit and UTC; its tables are there. Raises psycopg2.Error."""
     connection = psycopg2.connect(
         url, connect_timeout=CONNECT_SECONDS, application_name="iris", tcp_user_timeout=10_000
     )
     connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'")  # created_at has the time zone of whoever inserts
+        _ensure_tables(connection)
+    except psycopg2.Error:
+        connection.close()
+        raise
     return connection
 
 
-def ensure_tables(connection: psycopg2.extensions.connection) -> None:
-    """Create the tables where they are missing; whoever may not create needs to have them created."""
+def bound_waits() -> Callable[[], None]:
+    """Make every psycopg2 call of this process fail after STATEMENT_SECONDS without a word from the server.
+
+    libpq alone waits for ever on a server that is stopped but whose kernel still acknowledges. Returns what makes
+    all of them fail at once, for the end of the process.
+    """
+    ending = os.eventfd(0)
+    psycopg2.extensions.set_wait_callback(partial(_wait, ending))
+    return partial(os.eventfd_write, ending, 1)
+
+
+def refuses_the_row(error: Exception) -> bool:
+    """Whether this very row is refused, for good: not UTF-8, or the server's data, constraint or trigger error."""
+    if isinstance(error, psycopg2.Error):
+        return (error.pgcode or "")[:2] in ("22", "23", "P0")
+    return isinstance(error, UnicodeDecodeError)
+
+
+def _ensure_tables(connection: psycopg2.extensions.connection) -> None:
+    # Only where they are missing: whoever may not create tables can have them created by somebody else.
     with connection.cursor() as cursor:
         cursor.execute(TABLES_EXIST)
         if not _row(cursor)[0]:
@@ -79,27 +107,18 @@ def ensure_tables(connection: psycopg2.extensions.connection) -> None:
             cursor.execute(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA}")
 
 
-def bound_waits() -> None:
-    """Make every psycopg2 call of this process fail after STATEMENT_SECONDS without a word from the server.
-
-    libpq alone waits for ever on a server that is stopped but whose kernel still acknowledges.
-    """
-    psycopg2.extensions.set_wait_callback(_wait)
-
-
-def refuses_the_row(error: psycopg2.Error) -> bool:
-    """Whether the server refuses this very row, for good: data, constraint or a trigger's exception."""
-    return (error.pgcode or "")[:2] in ("22", "23", "P0")
-
-
-def _wait(connection: psycopg2.extensions.connection) -> None:
+def _wait(ending: int, connection: psycopg2.extensions.connection) -> None:
     while True:
         state = connection.poll()
         if state == psycopg2.extensions.POLL_OK:
             return
-        reading = [connection.fileno()] if state == psycopg2.extensions.POLL_READ else []
-        writing = [connection.fileno()] if state == psycopg2.extensions.POLL_WRITE else []
-        if not any(select.select(reading, writing, [], STATEMENT_SECONDS)):
+        waiting = select.poll()  # not select(), which fails from the 1024th open file on
+        waiting.register(connection, select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT)
+        waiting.register(ending, select.POLLIN)
+        ready = dict(waiting.poll(STATEMENT_SECONDS * 1000))
+        if ending in ready:
+            raise psycopg2.OperationalError("the service ends")
+        if not ready:
             raise psycopg2.OperationalError(f"PostgreSQL did not answer within {STATEMENT_SECONDS} s")
 
 

@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import struct
 import threading
 import time
 from pathlib import Path
@@ -47,34 +48,40 @@ class Journal:
         be in it, and a service that restarts for ever helps nobody.
         """
         self._path = folder / "journal.sqlite"
+        self._max_mib = max_mib
         self._owner = _own(folder)
         self._lock = threading.Lock()  # SQLite has one writer at a time; waiting here is cheaper than its polling
         self.set_aside = False
+        if reason := _damage_to_wal(self._path):
+            self._set_aside(("-wal", "-shm"), reason)
         try:
-            self._open(max_mib)
+            self._open()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise JournalError(f"cannot write the journal {self._path}: {error}") from error
-            self._set_aside(error)
-            self._open(max_mib)
+            self._set_aside(("", "-wal", "-shm"), str(error))
+            self._open()
         self.depth, self._last = self._writer.execute(
             "SELECT coalesce(sum(size), 0), coalesce(max(id), 0) FROM groups"
         ).fetchone()
         self.written = 0
         self.shipped = 0
         self.error: str | None = None
+        self._refused = 0  # bytes of the group that could not be written
 
     def append(self, records: bytes, size: int) -> None:
         """Put a group on disk. Raises sqlite3.Error when it could not be, and then nothing of it is kept."""
         try:
             with self._lock:
+                if self._closed:
+                    self._open()
                 self._writer.execute(
                     "INSERT INTO groups VALUES (?, ?, ?, ?)", (self._last + 1, size, time.time(), records)
                 )
                 self._last += 1  # never the number of a removed group: the shipper remembers how far it came
                 self.depth += size
         except sqlite3.Error as error:
-            self.error = str(error)
+            self.error, self._refused = str(error), len(records)
             raise
         self.error = None
         self.written += size
@@ -93,28 +100,35 @@ class Journal:
         return groups
 
     def remove(self, up_to: int) -> None:
-        """Forget the groups up to this id, which PostgreSQL has. Raises sqlite3.Error when the disk is full.
+        """Forget the groups up to this id, which PostgreSQL has.
 
-        Not fsynced: after a crash they are shipped again, to no effect.
+        Not fsynced: after a crash they are shipped again, to no effect. On a full disk SQLite cannot delete,
+        because its WAL would have to grow: then they stay until all are shipped, and the files start afresh.
         """
         with self._lock:
             (size,) = self._shipper.execute(
                 "SELECT coalesce(sum(size), 0) FROM groups WHERE id <= ?", (up_to,)
             ).fetchone()
-            self._shipper.execute("DELETE FROM groups WHERE id <= ?", (up_to,))
+            deleted = self._delete(up_to)
+            if not deleted and size < self.depth:
+                return
             self.depth -= size
-        self.shipped += size
+            self.shipped += size
+            if not deleted:
+                self._start_afresh()
 
     def oldest_age(self) -> float:
         """Return the seconds that the oldest unshipped group has waited, 0 when there is none."""
+        if not self.depth:
+            return 0.0
         with self._lock:
             row = self._shipper.execute("SELECT created FROM groups ORDER BY id LIMIT 1").fetchone()
         return max(0.0, time.time() - row[0]) if row else 0.0
 
     def probe(self) -> None:
-        """Find out by an empty group whether the journal can be written again after an error."""
+        """Find out whether the journal can be written again after an error: by an empty group of that size."""
         try:
-            self.append(b"[]", 0)
+            self.append(b"[]".ljust(self._refused), 0)
         except sqlite3.Error:
             log.warning("the journal cannot be written", extra={"reason": self.error})
 
@@ -125,26 +139,69 @@ class Journal:
             self._writer.close()
             os.close(self._owner)
 
-    def _open(self, max_mib: int) -> None:
+    def _open(self) -> None:
+        self._closed = True
         self._writer = _connect(self._path, "FULL")
         (page_size,) = self._writer.execute("PRAGMA page_size").fetchone()
-        self._writer.execute(f"PRAGMA max_page_count = {max_mib * 1024 * 1024 // page_size}")
+        self._writer.execute(f"PRAGMA max_page_count = {self._max_mib * 1024 * 1024 // page_size}")
         if (check := self._writer.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(check)
         self._writer.execute(SCHEMA)
         self._shipper = _connect(self._path, "NORMAL")
+        self._closed = False
 
-    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        aside = self._path.with_name(f"{self._path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+    def _delete(self, up_to: int) -> bool:
+        try:
+            self._shipper.execute("DELETE FROM groups WHERE id <= ?", (up_to,))
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            return False
+        return True
+
+    def _start_afresh(self) -> None:
+        log.warning("the disk is full; PostgreSQL has all of the journal, which starts afresh")
+        self._closed = True
+        self._shipper.close()
+        self._writer.close()
         for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        self._open()
+
+    def _set_aside(self, suffixes: tuple[str, ...], reason: str) -> None:
+        now = time.time_ns()
+        when = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09}"
+        aside = self._path.with_name(f"{self._path.name}.corrupt-{when}")
+        for suffix in suffixes:
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
                 file.rename(aside.with_name(aside.name + suffix))
         self.set_aside = True
         log.error(
             "the journal is corrupt and was set aside; `sqlite3 FILE .recover` shows what can be read of it",
-            extra={"file": str(aside), "reason": str(error)},
+            extra={"file": str(aside) + suffixes[0], "reason": reason},
         )
+
+
+def _damage_to_wal(path: Path) -> str | None:
+    """Return what is wrong with a WAL that SQLite would pass over in silence, and then overwrite."""
+    wal = path.with_name(path.name + "-wal")
+    if not wal.exists() or not wal.stat().st_size:
+        return None
+    if not path.exists() or not path.stat().st_size:
+        return f"{path.name} is gone"
+    with wal.open("rb") as file:
+        header = file.read(32)
+    # https://www.sqlite.org/fileformat2.html#the_write_ahead_log: the magic number's last bit is the byte order.
+    order = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}.get(header[:4])
+    if order is None or len(header) < 32:
+        return f"{wal.name} does not begin like a WAL"
+    words = struct.unpack(f"{order}6I", header[:24])
+    first = second = 0
+    for even, odd in zip(words[::2], words[1::2], strict=True):
+        first = (first + even + second) & 0xFFFFFFFF
+        second = (second + odd + first) & 0xFFFFFFFF
+    return None if (first, second) == struct.unpack(">2I", header[24:]) else f"{wal.name} has a damaged header"
 
 
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:

@@ -1,6 +1,7 @@
 """Prometheus metrics: what is counted while serving, and what is read when it is asked for."""
 
 import os
+import threading
 import time
 from bisect import bisect_left
 from collections import deque
@@ -26,7 +27,7 @@ RATE_WINDOW = 10  # seconds that iris_rps looks back
 
 
 class Histogram(Collector):
-    """A histogram written by one thread: adding costs a bisection, where the client library's own costs locks."""
+    """A histogram, written by one thread at a time: adding is a bisection; the client library's takes locks."""
 
     def __init__(self, name: str, documentation: str, label: str | None = None) -> None:
         self._name = name
@@ -78,6 +79,7 @@ class Metrics:
             "iris_predictions", "Predictions answered, by class.", ["prediction"], registry=self.registry
         )
         self._predictions = [predictions.labels(name) for name in model.facts.classes]
+        self._predicting = threading.Lock()
         self._prediction_latency = Histogram(
             "iris_prediction_latency_seconds", "From a request's arrival to the model's answer."
         )
@@ -120,11 +122,12 @@ class Metrics:
             self._client_errors.inc()
 
     def predicted(self, answers: Sequence[Answer]) -> None:
-        """Count predictions that are on disk. Called in the batcher's thread only."""
+        """Count predictions that are in the journal or in PostgreSQL. Called in any thread."""
         counts = [0] * len(self._predictions)
-        for answer in answers:
-            counts[answer.prediction] += 1
-            self._prediction_latency.observe(answer.latency_ms / 1000)
+        with self._predicting:
+            for answer in answers:
+                counts[answer.prediction] += 1
+                self._prediction_latency.observe(answer.latency_ms / 1000)
         for counter, count in zip(self._predictions, counts, strict=True):
             counter.inc(count)
 

@@ -63,7 +63,9 @@ class Model:
         try:
             self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ModelError(f"{folder / 'model.onnx'} is not a model onnxruntime can run: {error}") from error
+            raise ModelError(
+                f"{folder / 'model.onnx'} is not a model onnxruntime can run: {_say(error)}"
+            ) from error
         self._verify_golden(folder)
 
     def predict(self, rows: NDArray[np.float32]) -> tuple[list[int], list[float]]:
@@ -76,7 +78,9 @@ class Model:
         try:
             labels, probabilities = self.predict(np.array([row.features for row in golden], np.float32))
         except Exception as error:
-            raise ModelError(f"{folder / 'model.onnx'} does not answer its golden vectors: {error}") from error
+            raise ModelError(
+                f"{folder / 'model.onnx'} does not answer its golden vectors: {_say(error)}"
+            ) from error
         for number, (row, label, probability) in enumerate(zip(golden, labels, probabilities, strict=True)):
             if label != row.prediction or not abs(probability - row.probability) <= GOLDEN_TOLERANCE:
                 raise ModelError(
@@ -101,10 +105,25 @@ def _read_facts(path: Path) -> Facts:
         facts = msgspec.json.decode(_read(path), type=Facts)
     except msgspec.DecodeError as error:
         raise ModelError(f"{path} is not a model description: {error}") from error
+    for field, value, longest in (("name", facts.name, 255), ("version", facts.version, 50)):
+        if not (0 < len(value) <= longest and value.isprintable()):
+            raise ModelError(f"{path} has a {field} that the log's column cannot hold: 1 to {longest} characters")
     if not facts.features or not facts.classes or not facts.golden:
         raise ModelError(f"{path} must name at least one feature, one class and one golden vector")
     if not all(0 <= row.prediction < len(facts.classes) for row in facts.golden):
         raise ModelError(f"{path} has a golden vector of a class that it does not name")
     if not all(feature.min < feature.max for feature in facts.features):
         raise ModelError(f"{path} has a feature whose lower bound is not below its upper bound")
+    if not all(_within(facts.features, row.features) for row in facts.golden):
+        raise ModelError(f"{path} has a golden vector that is not one value within the bounds for each feature")
     return facts
+
+
+def _within(features: list[Feature], row: list[float]) -> bool:
+    return len(row) == len(features) and all(
+        feature.min <= value <= feature.max for feature, value in zip(features, row, strict=True)
+    )
+
+
+def _say(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -38,7 +38,8 @@ class Predictions:
         self._reader = reader
         self._metrics = metrics
         one = path == "/predict"
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(schema.one if one else schema.batch)
+        self._request = schema.one if one else schema.batch
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._request)
         self._rows: Callable[[Any], Sequence[Row]] = _single if one else _several
         self._encode: Callable[[list[Answer]], bytes] = _encode_single if one else _encode_several
 
@@ -60,6 +61,10 @@ class Predictions:
         except Refusal as refusal:
             await self._refuse(scope, send, refusal, started)
             return
+        except Exception:
+            log.exception("failed")
+            await self._refuse(scope, send, Refusal(500, "the request failed"), started)
+            return
         await send_json(send, 200, self._encode(answers))
         self._metrics.requested("POST", self._path, 200, time.perf_counter() - started)
         if log.isEnabledFor(logging.DEBUG):
@@ -67,11 +72,15 @@ class Predictions:
 
     def _decode(self, body: bytes) -> Any:
         try:
-            return self._decoder.decode(body)
+            request = self._decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise Refusal(422, self._schema.explain(error)) from None
+            raise Refusal(422, self._schema.explain(error, self._request)) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refusal(400, f"the body is not JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+        if body.count(b'"') != 2:
+            # The decoder takes the last; everything else with more than the one name it has refused already.
+            raise Refusal(422, "features: the field is there twice")
+        return request
 
     async def _once(self, key: bytes, rows: Sequence[Row], started: float) -> list[Answer]:
         try:
@@ -79,12 +88,15 @@ class Predictions:
         except ValueError:
             raise Refusal(400, "Idempotency-Key must be a UUID") from None
         try:
-            return await self._reader.once(parsed, self._model, rows, started)
+            answers, new = await self._reader.once(parsed, self._model, rows, started)
         except Away:
             # Only the log knows what other pods answered under this key. The client may repeat at no risk.
             raise Refusal(
                 503, "a request with Idempotency-Key needs PostgreSQL, which is away", {"retry-after": "2"}
             ) from None
+        if new:
+            self._metrics.predicted(answers)
+        return answers
 
     async def _refuse(self, scope: Scope, send: Send, refusal: Refusal, started: float) -> None:
         request_id = str(uuid.uuid4())

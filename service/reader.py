@@ -51,14 +51,16 @@ class Reader:
 
         return await self._ask(ask)
 
-    async def once(self, key: uuid.UUID, model: Model, rows: Sequence[Row], started: float) -> list[Answer]:
-        """Answer rows under a client's key: at first from the model, afterwards what was said at first.
+    async def once(
+        self, key: uuid.UUID, model: Model, rows: Sequence[Row], started: float
+    ) -> tuple[list[Answer], bool]:
+        """Answer rows under a client's key: at first from the model (True), afterwards what was said at first.
 
         The log's unique request_id decides, so it holds across pods and restarts; the row is in PostgreSQL
         before the answer is sent. Raises Refusal (409) when the key was used for other rows; Away.
         """
 
-        def ask(connection: psycopg2.extensions.connection) -> list[Answer]:
+        def ask(connection: psycopg2.extensions.connection) -> tuple[list[Answer], bool]:
             return _once(connection, key, model, rows, started)
 
         return await self._ask(ask)
@@ -103,7 +105,7 @@ def _once(
     model: Model,
     rows: Sequence[Row],
     started: float,
-) -> list[Answer]:
+) -> tuple[list[Answer], bool]:
     # The first row has the key itself as its request_id, the others ids that follow from it; one more tells
     # whether the key was used for a longer batch.
     ids = [str(key), *(str(uuid.uuid5(key, str(number))) for number in range(1, len(rows) + 1))]
@@ -113,7 +115,7 @@ def _once(
         cursor.execute(database.INSERT, [msgspec.json.encode(records).decode()])
         if cursor.rowcount == len(rows):
             cursor.execute("COMMIT")
-            return answers
+            return answers, True
         cursor.execute("ROLLBACK")
         cursor.execute(database.BY_REQUEST_ID, [ids])
         logged = {row[0]: row for row in cursor.fetchall()}
@@ -122,7 +124,7 @@ def _once(
         for request_id, row in zip(ids[:-1], rows, strict=True)
     ):
         raise Refusal(409, "this Idempotency-Key was used for another body")
-    return [_answer_of(logged[request_id], model.facts.classes) for request_id in ids[:-1]]
+    return [_answer_of(logged[request_id], model.facts.classes) for request_id in ids[:-1]], False
 
 
 def _answer_of(row: tuple[Any, ...], classes: Sequence[str]) -> Answer:

@@ -77,15 +77,15 @@ class Schema:
         )
         return components
 
-    def explain(self, error: msgspec.ValidationError) -> str:
-        """Say which field is wrong and why, in the field's name and without anything the client sent."""
+    def explain(self, error: msgspec.ValidationError, request: type[msgspec.Struct]) -> str:
+        """Say which field of that request is wrong and why, by name and without anything the client sent."""
         message, _, path = str(error).partition(" - at `$.")
         if "unknown field" in message:
             return "unknown field in the body; the only field is features"  # its name is the client's text
         if not path:
             return message.replace("`", "")
         path = path.removesuffix("`")
-        last = path.rpartition("[")[2].removesuffix("]")
-        of_a_number = "`float`" in message or message.startswith("Number")
-        name = f" ({self.names[int(last)]})" if of_a_number and last.isdigit() else ""
+        _, *indices = path.replace("]", "").split("[")
+        of_a_value = len(indices) == (1 if request is self.one else 2)
+        name = f" ({self.names[int(indices[-1])]})" if of_a_value else ""
         return f"{path}{name}: {message[:1].lower()}{message[1:]}".replace("`", "")

@@ -46,19 +46,25 @@ class Settings(BaseModel):
     @classmethod
     def _well_formed(cls, value: str) -> str:
         try:
-            psycopg2.extensions.parse_dsn(value)
+            parts = psycopg2.extensions.parse_dsn(value)
         except psycopg2.ProgrammingError:
-            # libpq's own message would repeat the address, and with it the password.
-            raise ValueError("is malformed; expected postgresql://user:password@host:5432/database") from None
+            parts = {}  # libpq's own message would repeat the address, and with it the password
+        # An @ or / in a password, not escaped, moves a piece of it to where libpq's later messages repeat it.
+        stray = "@" in parts.get("host", "") + parts.get("dbname", "")
+        if not parts or stray or parts.get("port", "").strip("0123456789,"):
+            raise ValueError(
+                "is malformed; expected postgresql://user:password@host:5432/database, special characters in the "
+                "password percent-encoded"
+            )
         return value
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
     """Build the settings from environment variables. Raises SettingsError with every problem in one line."""
+    if f"{PREFIX}DATABASE_URL" in environ:
+        raise SettingsError(f"{PREFIX}DATABASE_URL is not a setting; the name is DATABASE_URL")
     values = {
-        name.removeprefix(PREFIX).lower(): value
-        for name, value in environ.items()
-        if name.startswith(PREFIX) and name != f"{PREFIX}DATABASE_URL"
+        name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)
     }
     if "DATABASE_URL" in environ:
         values["database_url"] = environ["DATABASE_URL"]

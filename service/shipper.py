@@ -1,5 +1,6 @@
 """The shipper: a supervised thread that carries the journal to PostgreSQL, exactly once."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 ROWS_A_STATEMENT = 2000
 LINGER_SECONDS = 0.1  # rows that come within this time are shipped together: one statement instead of many
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while PostgreSQL is away, doubling
+REFUSALS = (psycopg2.Error, UnicodeDecodeError)
 
 
 class Shipper:
@@ -56,7 +58,6 @@ class Shipper:
             try:
                 connection = database.connect(self._url)
                 try:
-                    database.ensure_tables(connection)
                     self._ship_until_drained(connection)
                     return
                 finally:
@@ -72,7 +73,8 @@ class Shipper:
             if self._stopping.is_set() and not self._journal.depth:
                 return
             pause = FIRST_PAUSE if time.monotonic() - started > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
-            time.sleep(pause)
+            if self._stopping.wait(pause):
+                time.sleep(FIRST_PAUSE)  # what time is left for draining is not waited away
 
     def _ship_until_drained(self, connection: psycopg2.extensions.connection) -> None:
         if self.error:
@@ -97,20 +99,37 @@ class Shipper:
         with connection.cursor() as cursor:
             try:
                 cursor.execute(database.INSERT, [records.decode()])
-            except psycopg2.Error as error:
+            except REFUSALS as error:
                 if not database.refuses_the_row(error):
                     raise
-                for record in msgspec.json.decode(records, type=list[msgspec.Raw]):
-                    self._ship_one(cursor, bytes(record).decode())
+                for group in groups:
+                    self._ship_singly(cursor, group)
 
-    def _ship_one(self, cursor: psycopg2.extensions.cursor, record: str) -> None:
+    def _ship_singly(self, cursor: psycopg2.extensions.cursor, group: Group) -> None:
         try:
-            cursor.execute(database.INSERT, [f"[{record}]"])
-        except psycopg2.Error as error:
-            if not database.refuses_the_row(error):
+            records = msgspec.json.decode(group.records, type=list[msgspec.Raw])
+        except msgspec.DecodeError as error:
+            self._reject(cursor, group.records, error)
+            return
+        for record in map(bytes, records):
+            try:
+                cursor.execute(database.INSERT, [f"[{record.decode()}]"])
+            except REFUSALS as error:
+                if not database.refuses_the_row(error):
+                    raise
+                self._reject(cursor, record, error)
+
+    def _reject(self, cursor: psycopg2.extensions.cursor, record: bytes, error: Exception) -> None:
+        reason = str(error).strip()
+        try:
+            cursor.execute(database.REJECT, {"record": record.decode(), "reason": reason})
+        except REFUSALS as again:
+            if not database.refuses_the_row(again):
                 raise
-            cursor.execute(database.REJECT, {"record": record, "reason": str(error).strip()})
+            # Not even a JSON object with a request_id: the disk has changed it. Its bytes are kept, as base64.
+            name = f"damaged-{hashlib.sha256(record).hexdigest()}"
+            stand_in = msgspec.json.encode({"request_id": name, "bytes": record}).decode()
+            cursor.execute(database.REJECT, {"record": stand_in, "reason": reason})
+        if cursor.rowcount:  # else it was rejected before, and the connection broke before that was noted
             self.rejected += 1
-            log.error(
-                "PostgreSQL refused a prediction; it is in predictions_rejected", extra={"reason": str(error)}
-            )
+            log.error("PostgreSQL refused a prediction; it is in predictions_rejected", extra={"reason": reason})

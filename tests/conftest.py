@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -20,18 +22,17 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def database(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[str]:
+def database(postgres: Postgres) -> Iterator[str]:
     """The address of an empty database of the test's own."""
-    name = f"test_{abs(hash(request.node.nodeid))}"
-    admin = psycopg2.connect(postgres.url)
-    admin.autocommit = True
-    try:
-        with admin.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {name}")
-            yield postgres.url.replace("/postgres?", f"/{name}?")
-            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        admin.close()
+    with _empty_database(postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_database(postgres: Postgres) -> Iterator[str]:
+    """The address of an empty database for all tests of a module."""
+    with _empty_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,29 @@ def service(model: Path, database: str, tmp_path: Path) -> Iterator[RunningServi
     """The service, ready, with an empty log and journal."""
     with RunningService(model, database, tmp_path / "journal") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def shared_service(
+    model: Path, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
+    """One service for all tests that neither stop it nor mind what others have sent before."""
+    with (
+        _empty_database(postgres) as url,
+        RunningService(model, url, tmp_path_factory.mktemp("shared") / "journal") as running,
+    ):
+        yield running
+
+
+@contextmanager
+def _empty_database(postgres: Postgres) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    admin = psycopg2.connect(postgres.url)
+    admin.autocommit = True
+    try:
+        with admin.cursor() as cursor:
+            cursor.execute(f"CREATE DATABASE {name}")
+            yield postgres.url.replace("/postgres?", f"/{name}?")
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        admin.close()

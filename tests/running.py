@@ -1,16 +1,20 @@
 """The service as a process of its own, the way a person or a pod runs it."""
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import httpx
+import psycopg2
+import pytest
 
 ROOT = Path(__file__).parent.parent
 SETOSA = [5.1, 3.5, 1.4, 0.2]
@@ -18,9 +22,14 @@ START_SECONDS = 30.0  # generous: machines are shared; every wait here is on a c
 
 
 class RunningService:
-    """`python -m service` with the given environment; as a context manager it is ready inside the block."""
+    """`python -m service` with the given environment; as a context manager it is ready inside the block.
 
-    def __init__(self, model: Path, database_url: str, journal: Path, **settings: str) -> None:
+    `prefix` is the start of its command line: what puts the process into another namespace.
+    """
+
+    def __init__(
+        self, model: Path, database_url: str, journal: Path, *, prefix: Sequence[str] = (), **settings: str
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.journal = journal
@@ -32,6 +41,7 @@ class RunningService:
             **{f"IRIS_{name.upper()}": value for name, value in settings.items()},
         )
         self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.prefix = prefix
         self.process: subprocess.Popen[bytes] | None = None
         self.log = journal.parent / f"{journal.name}.log"
 
@@ -39,7 +49,7 @@ class RunningService:
         """Start the process and wait until it is ready; an AssertionError shows what it printed."""
         with self.log.open("a") as log:
             process = self.process = subprocess.Popen(
-                [sys.executable, "-m", "service"], cwd=ROOT, env=self.environ, stderr=log
+                [*self.prefix, sys.executable, "-m", "service"], cwd=ROOT, env=self.environ, stderr=log
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
@@ -54,7 +64,7 @@ class RunningService:
         """POST one row."""
         return self.client.post("/predict", json={"features": features}, headers=headers)
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """Return the sum of the samples of that name whose labels include these."""
         total = 0.0
         for line in self.client.get("/metrics").text.splitlines():
@@ -89,6 +99,68 @@ class RunningService:
         self.client.close()
         if self.process and self.process.poll() is None:
             self.stop()
+
+
+class SmallDisk:
+    """A file system of `kib` KiB at `folder`, seen only by processes started with `prefix`.
+
+    It is mounted in a namespace of its own, which ends with the block or with this process, whichever is first.
+    """
+
+    def __init__(self, folder: Path, kib: int) -> None:
+        self.folder = folder
+        self._mount = ["sh", "-c", 'mount -t tmpfs -o "size=$1k" tmpfs "$2" && echo && exec cat', "sh", str(kib)]
+        self._user = [] if os.geteuid() == 0 else ["--user"]
+        self.prefix: list[str] = []
+
+    def fill(self) -> None:
+        """Take all space that is left."""
+        with self._inside("filler").open("wb", buffering=0) as filler:
+            try:
+                while True:
+                    filler.write(bytes(4096))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+    def free(self) -> None:
+        """Give back what `fill` took."""
+        self._inside("filler").unlink()
+
+    def _inside(self, name: str) -> Path:
+        return Path(f"/proc/{self._holder.pid}/root{self.folder}", name)
+
+    def __enter__(self) -> "SmallDisk":
+        self.folder.mkdir()
+        as_root = [*self._user, *(["--map-root-user"] if self._user else []), "--mount"]
+        self._holder = subprocess.Popen(
+            ["unshare", *as_root, *self._mount, str(self.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._holder.stdout
+        if not self._holder.stdout.readline():
+            self.__exit__(None, None, None)
+            (pytest.fail if "CI" in os.environ else pytest.skip)("no file system can be mounted here, see above")
+        keep = ["--preserve-credentials"] if self._user else []
+        self.prefix = ["nsenter", f"--target={self._holder.pid}", *self._user, *keep, "--mount"]
+        self.prefix += ["env", f"--chdir={ROOT}"]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._holder.communicate()
+
+
+def query(database_url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    """Return the rows that PostgreSQL answers, none for a statement without rows."""
+    connection = psycopg2.connect(database_url)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
 
 
 def environment(**variables: str) -> Mapping[str, str]:

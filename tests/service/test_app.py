@@ -1,6 +1,24 @@
 """The endpoints, over HTTP, as a client sees them."""
 
+import json
+import random
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
 from tests.running import SETOSA, RunningService
+
+
+@pytest.fixture(scope="session")
+def facts(model: Path) -> dict[str, Any]:
+    """model.json."""
+    content: dict[str, Any] = json.loads((model / "model.json").read_text())
+    return content
 
 
 def test_a_prediction_is_in_the_log_with_the_values_that_were_answered(service: RunningService) -> None:
@@ -16,3 +34,182 @@ def test_a_prediction_is_in_the_log_with_the_values_that_were_answered(service: 
         answer["probability"],
         answer["latency_ms"],
     )
+
+
+def test_an_answer_names_the_class_the_model_and_the_request(
+    shared_service: RunningService, facts: dict[str, Any]
+) -> None:
+    response = shared_service.predict()
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    answer = response.json()
+    uuid.UUID(answer.pop("request_id"))
+    assert 0.5 < answer.pop("probability") <= 1
+    assert 0 < answer.pop("latency_ms") < 30_000
+    assert answer == {
+        "prediction": 0,
+        "class": "setosa",
+        "model": facts["name"],
+        "version": facts["version"],
+    }
+
+
+def test_a_batch_answers_as_the_trained_model_did(shared_service: RunningService, facts: dict[str, Any]) -> None:
+    golden = facts["golden"]
+    answers = _batch(shared_service, [row["features"] for row in golden])
+    assert [a["prediction"] for a in answers] == [row["prediction"] for row in golden]
+    assert [a["class"] for a in answers] == [facts["classes"][row["prediction"]] for row in golden]
+    assert [a["probability"] for a in answers] == pytest.approx([row["probability"] for row in golden], abs=1e-5)
+
+
+def test_a_row_gets_the_same_answer_alone_and_in_a_batch(shared_service: RunningService) -> None:
+    rows = _rows(20)
+    alone = [shared_service.predict(row).json() for row in rows]
+    together = _batch(shared_service, rows)
+    assert [a["prediction"] for a in alone] == [a["prediction"] for a in together]
+    assert [a["probability"] for a in alone] == pytest.approx([a["probability"] for a in together], abs=1e-6)
+
+
+def test_a_batch_of_1000_rows_is_answered_and_logged_row_by_row_in_order(service: RunningService) -> None:
+    rows = _rows(1000)
+    answers = _batch(service, rows)
+    assert len(answers) == 1000
+    service.wait_shipped()
+    logged = service.client.get("/logs", params={"limit": 1000}).json()
+    assert logged["count"] == 1000
+    oldest_first = logged["logs"][::-1]
+    assert [row["request_id"] for row in oldest_first] == [a["request_id"] for a in answers]
+    assert [[float(v) for v in row["features"].split()] for row in oldest_first] == rows
+    assert [row["probability"] for row in oldest_first] == [a["probability"] for a in answers]
+
+
+def test_request_ids_are_unique_and_rise_from_request_to_request(shared_service: RunningService) -> None:
+    ids = [shared_service.predict().json()["request_id"][:13] for _ in range(20)]  # the part that is a time
+    assert ids == sorted(ids)
+    batch = [answer["request_id"] for answer in _batch(shared_service, [SETOSA] * 1000)]
+    assert len(set(batch)) == 1000
+    assert {uuid.UUID(request_id).version for request_id in batch} == {7}
+
+
+def test_logs_are_newest_first_and_as_many_as_asked_for(shared_service: RunningService) -> None:
+    _batch(shared_service, _rows(150))
+    shared_service.wait_shipped()
+    for limit, count in ((None, 100), (1, 1), (150, 150)):
+        logs = shared_service.client.get("/logs", params={"limit": limit} if limit else {}).json()
+        ids = [row["id"] for row in logs["logs"]]
+        assert logs["count"] == len(ids) == count
+        assert ids == sorted(ids, reverse=True)
+
+
+def test_a_logged_row_tells_the_model_and_the_time_in_utc(
+    shared_service: RunningService, facts: dict[str, Any]
+) -> None:
+    before = datetime.now(UTC).replace(tzinfo=None)
+    answer = shared_service.predict().json()
+    after = datetime.now(UTC).replace(tzinfo=None)
+    shared_service.wait_shipped()
+    (row,) = shared_service.client.get("/logs", params={"limit": 1}).json()["logs"]
+    assert row["request_id"] == answer["request_id"]
+    assert (row["model_name"], row["model_version"]) == (facts["name"], facts["version"])
+    assert before <= datetime.fromisoformat(row["timestamp"]) <= after
+    assert datetime.fromisoformat(row["created_at"]) >= before
+
+
+def test_times_in_the_log_are_utc_whatever_time_zone_the_database_is_in(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    with closing(psycopg2.connect(database)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_database()")
+        cursor.execute(f"ALTER DATABASE {cursor.fetchall()[0][0]} SET timezone = 'Asia/Tokyo'")
+    with RunningService(model, database, tmp_path / "journal") as service:
+        service.predict()
+        service.predict(**{"Idempotency-Key": str(uuid.uuid4())})
+        service.wait_shipped()
+        now = datetime.now(UTC).replace(tzinfo=None)
+        for row in service.client.get("/logs").json()["logs"]:
+            for column in ("timestamp", "created_at"):
+                assert abs(datetime.fromisoformat(row[column]) - now) < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "1.5", "MARK", "9" * 5000])
+def test_a_wrong_limit_is_refused_by_name_without_an_echo(shared_service: RunningService, limit: str) -> None:
+    response = shared_service.client.get("/logs", params={"limit": limit})
+    assert response.status_code == 422
+    assert response.json()["detail"].startswith("limit: ")
+    assert "MARK" not in response.text
+    assert len(response.content) < 4096
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_say_ok(shared_service: RunningService, path: str) -> None:
+    response = shared_service.client.get(path)
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_info_is_what_model_json_says_and_outside_a_cluster_all_traffic(
+    shared_service: RunningService, facts: dict[str, Any]
+) -> None:
+    assert shared_service.client.get("/info").json() == {
+        "model_name": facts["name"],
+        **{key: facts[key] for key in ("version", "algorithm", "run_id", "sha256")},
+        "environment": "local",
+        "role": "stable",
+        "canary_percentage": 100,
+    }
+
+
+def test_docs_are_a_page_for_people(shared_service: RunningService) -> None:
+    response = shared_service.client.get("/docs")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/html")
+    assert "/openapi.json" in response.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/MARK?MARK", 404),
+        ("POST", "/predict/MARK", 404),
+        ("GET", "/healthz/", 404),
+        ("GET", "/%ff%00%0d%0aMARK", 404),
+        ("POST", "/healthz", 405),
+        ("DELETE", "/logs", 405),
+        ("PUT", "/metrics", 405),
+    ],
+)
+def test_what_is_not_there_is_refused_with_a_detail(
+    shared_service: RunningService, method: str, path: str, status: int
+) -> None:
+    response = shared_service.client.request(method, path)
+    assert response.status_code == status
+    assert list(response.json()) == ["detail"]
+    assert "MARK" not in f"{response.headers}{response.text}"
+    assert ("allow" in response.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    "path", ["/healthz", "/readyz", "/info", "/logs", "/metrics", "/docs", "/openapi.json", "/nowhere", "/predict"]
+)
+def test_an_answer_without_a_request_id_in_its_body_has_one_in_its_headers(
+    shared_service: RunningService, path: str
+) -> None:
+    uuid.UUID(shared_service.client.get(path).headers["x-request-id"])
+
+
+def _batch(service: RunningService, rows: list[list[float]]) -> list[dict[str, Any]]:
+    response = service.client.post("/predict/batch", json={"features": rows})
+    assert response.status_code == 200, response.text
+    content = response.json()
+    assert content["count"] == len(content["predictions"]) == len(rows)
+    predictions: list[dict[str, Any]] = content["predictions"]
+    return predictions
+
+
+def _rows(count: int) -> list[list[float]]:
+    """Rows that differ from each other, of all classes."""
+    at_random = random.Random(count)  # noqa: S311 - test data
+    return [
+        [round(at_random.uniform(low, high), 3) for low, high in ((4, 8), (2, 4.5), (1, 7), (0.1, 2.5))]
+        for _ in range(count)
+    ]

@@ -1,0 +1,226 @@
+"""Idempotency-Key: whoever repeats a request gets the first answer again, and the log has it once."""
+
+import json
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from local.postgres import temporary
+from tests.running import SETOSA, RunningService, query, wait_until
+
+OTHER = [6.5, 3.0, 5.8, 2.2]
+HEADER = "Idempotency-Key"
+
+
+@pytest.fixture
+def key() -> str:
+    """A key that nobody has used."""
+    return str(uuid.uuid4())
+
+
+@pytest.fixture(scope="module")
+def pods(
+    model: Path, module_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[RunningService]]:
+    """Two pods with one database: the second one serves a newer version of the model."""
+    folder = tmp_path_factory.mktemp("pods")
+    newer = Path(shutil.copytree(model, folder / "model"))
+    document = json.loads((newer / "model.json").read_text())
+    (newer / "model.json").write_text(json.dumps({**document, "version": "newer"}))
+    with (
+        RunningService(model, module_database, folder / "one") as one,
+        RunningService(newer, module_database, folder / "two") as two,
+    ):
+        yield [one, two]
+
+
+def test_the_key_is_the_request_id_and_is_in_the_log_when_the_answer_comes(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
+    response = pods[0].predict(**{HEADER: key})
+    assert (response.status_code, response.json()["request_id"]) == (200, key)
+    statement = "SELECT features, prediction, probability, latency_ms FROM predictions WHERE request_id = %s"
+    answer = response.json()
+    assert query(module_database, statement, key) == [
+        (SETOSA, answer["prediction"], answer["probability"], answer["latency_ms"])
+    ]
+
+
+def test_a_repeat_gets_the_first_answer_byte_for_byte(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
+    # Also however the UUID is written, and however the numbers are.
+    first = pods[0].predict(**{HEADER: key})
+    again = [
+        pods[0].predict(**{HEADER: key}),
+        pods[0].predict(**{HEADER: key.upper()}),
+        pods[0].predict([5.10, 35e-1, 1.4, 0.2], **{HEADER: key.replace("-", "")}),
+    ]
+    assert {response.content for response in again} == {first.content}
+    assert _rows(module_database, key) == 1
+
+
+def test_a_repeat_at_another_pod_gets_the_first_answer_and_the_version_that_gave_it(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
+    first, again = (pod.predict(**{HEADER: key}) for pod in pods)
+    assert pods[1].predict().json()["version"] == "newer"
+    assert again.content == first.content
+    assert _rows(module_database, key) == 1
+
+
+def test_a_hundred_at_once_at_both_pods_get_one_answer(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
+    responses = _at_once(pods, key, {"features": SETOSA}, "/predict")
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.content for response in responses}) == 1
+    assert _rows(module_database, key) == 1
+
+
+def test_a_batch_is_repeated_row_by_row_by_both_pods(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
+    before = _all_rows(module_database)
+    responses = _at_once(pods, key, {"features": [SETOSA, OTHER, SETOSA]}, "/predict/batch", count=20)
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.content for response in responses}) == 1
+    ids = [answer["request_id"] for answer in responses[0].json()["predictions"]]
+    assert ids[0] == key
+    assert len(set(ids)) == 3
+    assert _all_rows(module_database) == before + 3
+
+
+def test_a_batch_of_1000_rows_is_repeated(pods: list[RunningService], module_database: str, key: str) -> None:
+    before = _all_rows(module_database)
+    first, again = (_batch(pod, key, [SETOSA] * 1000) for pod in pods)
+    assert first.status_code == 200
+    assert again.content == first.content
+    assert _all_rows(module_database) == before + 1000
+
+
+def test_another_row_under_the_same_key_is_refused(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
+    pods[0].predict(**{HEADER: key})
+    for pod in pods:
+        for row in (OTHER, [*SETOSA[:3], 0.3]):
+            response = pod.predict(row, **{HEADER: key})
+            assert response.status_code == 409
+            assert "Idempotency-Key" in response.json()["detail"]
+    assert _rows(module_database, key) == 1
+
+
+@pytest.mark.parametrize(
+    "repeat",
+    [[SETOSA, OTHER], [SETOSA, OTHER, OTHER, OTHER], [SETOSA], [OTHER, SETOSA, OTHER], [SETOSA, OTHER, SETOSA]],
+    ids=["shorter", "longer", "one row", "in another order", "another last row"],
+)
+def test_another_batch_under_the_same_key_is_refused_and_leaves_nothing(
+    pods: list[RunningService], module_database: str, key: str, repeat: list[list[float]]
+) -> None:
+    assert _batch(pods[0], key, [SETOSA, OTHER, OTHER]).status_code == 200
+    before = _all_rows(module_database)
+    assert {_batch(pod, key, repeat).status_code for pod in pods} == {409}
+    assert _all_rows(module_database) == before
+
+
+def test_of_two_bodies_under_one_key_at_once_one_is_answered_and_the_other_refused(
+    pods: list[RunningService], module_database: str
+) -> None:
+    for _ in range(10):
+        key = str(uuid.uuid4())
+        with ThreadPoolExecutor(2) as pool:
+            responses = list(pool.map(lambda pod, row: pod.predict(row, **{HEADER: key}), pods, (SETOSA, OTHER)))  # noqa: B023
+        assert sorted(response.status_code for response in responses) == [200, 409]
+        assert _rows(module_database, key) == 1
+
+
+def test_a_malformed_request_does_not_use_its_key_up(pods: list[RunningService], key: str) -> None:
+    assert pods[0].predict([1], **{HEADER: key}).status_code == 422
+    assert pods[0].predict(**{HEADER: key}).status_code == 200
+
+
+def test_a_key_is_remembered_across_a_restart(service: RunningService, key: str) -> None:
+    first = service.predict(**{HEADER: key})
+    service.kill()
+    service.start()
+    assert service.predict(**{HEADER: key}).content == first.content
+    service.stop()
+    service.start()
+    assert service.predict(**{HEADER: key}).content == first.content
+    assert service.predict(OTHER, **{HEADER: key}).status_code == 409
+
+
+def test_without_postgresql_a_key_is_refused_for_now_and_answered_once_when_it_is_back(
+    model: Path, tmp_path: Path, key: str
+) -> None:
+    with temporary() as postgres, RunningService(model, postgres.url, tmp_path / "journal") as service:
+        used = str(uuid.uuid4())
+        first = service.predict(**{HEADER: used})
+        postgres.stop()
+        for refused in (service.predict(**{HEADER: key}), service.predict(**{HEADER: used})):
+            _check_refused_for_now(refused)
+        assert service.predict().status_code == 200
+        postgres.start()
+        wait_until(lambda: service.predict(**{HEADER: key}).status_code == 200, "an answer under the key")
+        assert service.predict(**{HEADER: used}).content == first.content
+        service.wait_shipped()
+        assert _all_rows(postgres.url) == 3
+
+
+def test_a_silent_postgresql_holds_up_keys_for_a_bounded_time_and_nobody_else(model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(16) as pool:
+        url = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/database"
+        with RunningService(model, url, tmp_path / "journal", drain_seconds="0") as service:
+            started = time.monotonic()
+            keyed = [pool.submit(service.predict, **{HEADER: str(uuid.uuid4())}) for _ in range(16)]
+            seconds = []
+            while not all(future.done() for future in keyed):
+                before = time.monotonic()
+                assert service.predict().status_code == 200
+                seconds.append(time.monotonic() - before)
+            assert time.monotonic() - started < 10
+            assert sorted(seconds)[len(seconds) // 2] < 0.25
+            for future in keyed:
+                _check_refused_for_now(future.result())
+            service.kill()
+
+
+def _check_refused_for_now(response: httpx.Response) -> None:
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) > 0
+    assert "PostgreSQL" in response.json()["detail"]
+
+
+def _batch(service: RunningService, key: str, rows: Sequence[Sequence[float]]) -> httpx.Response:
+    return service.client.post("/predict/batch", json={"features": rows}, headers={HEADER: key})
+
+
+def _at_once(
+    pods: Sequence[RunningService], key: str, body: object, path: str, count: int = 100
+) -> list[httpx.Response]:
+    """Send the same request from many threads, to the pods in turn."""
+
+    def send(number: int) -> httpx.Response:
+        return pods[number % len(pods)].client.post(path, json=body, headers={HEADER: key})
+
+    with ThreadPoolExecutor(20) as pool:
+        return list(pool.map(send, range(count)))
+
+
+def _rows(database: str, key: str) -> int:
+    ((count,),) = query(database, "SELECT count(*) FROM predictions WHERE request_id = %s", key)
+    return int(count)
+
+
+def _all_rows(database: str) -> int:
+    ((count,),) = query(database, "SELECT count(*) FROM predictions")
+    return int(count)

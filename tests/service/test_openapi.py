@@ -1,0 +1,82 @@
+"""/openapi.json: what it says of the endpoints is so."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.running import RunningService
+
+PATHS = {
+    "/healthz",
+    "/readyz",
+    "/info",
+    "/predict",
+    "/predict/batch",
+    "/logs",
+    "/metrics",
+    "/metrics-prometheus",
+}
+
+
+@pytest.fixture(scope="session")
+def document(shared_service: RunningService) -> dict[str, Any]:
+    """/openapi.json."""
+    content: dict[str, Any] = shared_service.client.get("/openapi.json").json()
+    return content
+
+
+def test_every_endpoint_does_as_documented(shared_service: RunningService, tmp_path: Path) -> None:
+    # By its command, which runs all phases and checks; elsewhere, so that it finds no configuration of its own.
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{shared_service.url}/openapi.json"),
+            *("--max-examples=50", "--checks=all", "--generation-database=none", "--no-color"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Tested: {len(PATHS)}" in done.stdout
+
+
+def test_every_endpoint_is_there(document: dict[str, Any]) -> None:
+    assert document["paths"].keys() == PATHS
+
+
+def test_the_bounds_are_those_of_the_model(document: dict[str, Any], model: Path) -> None:
+    features = json.loads((model / "model.json").read_text())["features"]
+    expected = [
+        {"type": "number", "title": feature["name"], "minimum": feature["min"], "maximum": feature["max"]}
+        for feature in features
+    ]
+    schemas = document["components"]["schemas"]
+    one = schemas["PredictRequest"]["properties"]["features"]
+    batch = schemas["BatchRequest"]["properties"]["features"]
+    assert (one["prefixItems"], one["minItems"], one["maxItems"], one["items"]) == (expected, 4, 4, False)
+    assert (batch["minItems"], batch["maxItems"], batch["items"]) == (1, 1000, one)
+
+
+def test_requests_take_their_one_field_and_nothing_else(document: dict[str, Any]) -> None:
+    for name in ("PredictRequest", "BatchRequest"):
+        request = document["components"]["schemas"][name]
+        assert request["required"] == ["features"]
+        assert list(request["properties"]) == ["features"]
+        assert request["additionalProperties"] is False
+
+
+def test_the_version_is_the_model_s(document: dict[str, Any], model: Path) -> None:
+    facts = json.loads((model / "model.json").read_text())
+    assert (document["info"]["title"], document["info"]["version"]) == (facts["name"], facts["version"])
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_a_prediction_s_statuses_are_documented(document: dict[str, Any], path: str) -> None:
+    (operation,) = document["paths"][path].values()
+    assert operation["responses"].keys() >= {"200", "400", "409", "413", "415", "422", "503"}

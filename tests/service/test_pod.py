@@ -1,0 +1,48 @@
+"""What a pod knows of itself, from its own labels."""
+
+from pathlib import Path
+
+import pytest
+
+from service.pod import role
+from tests.running import RunningService
+
+LABELS = 'app="iris"\npod-template-hash="5d4f"\n'
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ("", ("stable", 100)),
+        (LABELS, ("stable", 100)),
+        (f'{LABELS}role="canary"\ncanary-percentage="10"\n', ("canary", 10)),
+        (f'canary-percentage="10"\n{LABELS}role="canary"', ("canary", 10)),
+        (f'{LABELS}role="preview"\n', ("preview", 100)),
+        ('canary-percentage="0"', ("stable", 0)),
+        ('canary-percentage="ten"\nrole="canary"', ("canary", 100)),
+        ('not-a-role="canary"\nmy-canary-percentage="10"', ("stable", 100)),
+        ('note="role=\\"canary\\""', ("stable", 100)),
+    ],
+)
+def test_role_and_percentage_are_read_from_the_labels(
+    tmp_path: Path, labels: str, expected: tuple[str, int]
+) -> None:
+    (tmp_path / "labels").write_text(labels)
+    assert role(tmp_path / "labels") == expected
+
+
+def test_outside_a_cluster_a_process_is_stable_and_gets_everything(tmp_path: Path) -> None:
+    assert role(tmp_path / "labels") == ("stable", 100)
+
+
+def test_info_follows_the_labels_while_the_pod_runs(model: Path, database: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    labels.write_text(f'{LABELS}role="canary"\ncanary-percentage="10"\n')
+    with RunningService(
+        model, database, tmp_path / "journal", pod_labels=str(labels), environment="prod"
+    ) as service:
+        info = service.client.get("/info").json()
+        assert (info["environment"], info["role"], info["canary_percentage"]) == ("prod", "canary", 10)
+        labels.write_text(f'{LABELS}role="stable"\n')
+        info = service.client.get("/info").json()
+        assert (info["environment"], info["role"], info["canary_percentage"]) == ("prod", "stable", 100)

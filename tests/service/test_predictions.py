@@ -1,0 +1,381 @@
+"""/predict and /predict/batch: whatever is sent, the answer is quick, small, and says what is wrong."""
+
+import http.client
+import json
+import math
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.running import SETOSA, RunningService
+
+MARK = "MARK7f3a"  # stands in for what a client sends; no answer and no line of the log may hold it
+ENDPOINTS = ("/predict", "/predict/batch")
+JSON = {"Content-Type": "application/json"}
+GOOD = "[5.1,3.5,1.4,0.2]"
+BODY = f'{{"features":{GOOD}}}'
+BATCH = f'{{"features":[{GOOD}]}}'
+LIMIT = 64 * 1024
+ANSWER_SECONDS = 0.05
+ANSWER_BYTES = 4096
+
+
+class Reply(NamedTuple):
+    """An HTTP answer, and how long it took from the connection on."""
+
+    status: int
+    headers: str
+    body: bytes
+    seconds: float
+
+
+class Case(NamedTuple):
+    """A request that is refused with `status`, and what its detail says; `{at}` is the row's place in the body."""
+
+    status: int
+    says: str
+    body: bytes
+    headers: Mapping[str, str] = JSON
+
+
+# Rows, to stand alone in /predict and behind more good ones than a row has values in /predict/batch.
+ROWS = {
+    "three values": (422, "{at}: expected array of length 4", "[5.1,3.5,1.4]"),
+    "five values": (422, "{at}: expected array of length 4", "[5.1,3.5,1.4,0.2,1]"),
+    "no values": (422, "{at}: expected array of length 4", "[]"),
+    "null": (422, "{at}: expected array, got null", "null"),
+    "a string": (422, "{at}: expected array, got str", f'"{MARK}"'),
+    "a number": (422, "{at}: expected array, got float", "5.1"),
+    "true": (422, "{at}: expected array, got bool", "true"),
+    "an object": (422, "{at}: expected array, got object", f'{{"{MARK}":1}}'),
+    "a number out of range": (422, "{at}", "1e999"),
+    "too many digits": (422, "{at}[0] (sepal_length_cm): number out of range", f"[{'9' * 5000},3.5,1.4,0.2]"),
+    "out of float's range": (422, "{at}[1] (sepal_width_cm): number out of range", "[5.1,1e999,1.4,0.2]"),
+    "below float's range": (422, "{at}[1] (sepal_width_cm): number out of range", "[5.1,-1e999,1.4,0.2]"),
+    "a value that is null": (422, "{at}[2] (petal_length_cm): expected float, got null", "[5.1,3.5,null,0.2]"),
+    "a value that is a string": (
+        422,
+        "{at}[2] (petal_length_cm): expected float, got str",
+        f'[5.1,3.5,"{MARK}",0.2]',
+    ),
+    "a value that is a number in a string": (
+        422,
+        "{at}[2] (petal_length_cm): expected float, got str",
+        '[5.1,3.5,"1.4",0.2]',
+    ),
+    "a value that is a boolean": (
+        422,
+        "{at}[3] (petal_width_cm): expected float, got bool",
+        "[5.1,3.5,1.4,false]",
+    ),
+    "a value that is an array": (
+        422,
+        "{at}[0] (sepal_length_cm): expected float, got array",
+        "[[5.1],3.5,1.4,0.2]",
+    ),
+    "a value that is an object": (
+        422,
+        "{at}[0] (sepal_length_cm): expected float, got object",
+        f'[{{"{MARK}":5.1}},3.5,1.4,0.2]',
+    ),
+    "NaN": (400, "the body is not JSON", "[NaN,3.5,1.4,0.2]"),
+    "Infinity": (400, "the body is not JSON", "[5.1,Infinity,1.4,0.2]"),
+    "-Infinity": (400, "the body is not JSON", "[5.1,-Infinity,1.4,0.2]"),
+    "a plus sign": (400, "the body is not JSON", "[+5.1,3.5,1.4,0.2]"),
+    "a leading zero": (400, "the body is not JSON", "[05.1,3.5,1.4,0.2]"),
+    "a bare point": (400, "the body is not JSON", "[5.,3.5,1.4,0.2]"),
+    "hexadecimal": (400, "the body is not JSON", "[0x5,3.5,1.4,0.2]"),
+    "underscores": (400, "the body is not JSON", "[5_1,3.5,1.4,0.2]"),
+    "a trailing comma": (400, "the body is not JSON", "[5.1,3.5,1.4,0.2,]"),
+    "a second document": (400, "the body is not JSON", f'[5.1,3.5,1.4,0.2]}} {{"{MARK}":1'),
+    "a comment": (400, "the body is not JSON", f"[5.1,3.5,1.4,0.2/*{MARK}*/]"),
+}
+
+# Requests that are refused by both endpoints for the same reason; GOOD is not even looked at.
+REQUESTS = {
+    "an empty body": Case(400, "the body is not JSON", b""),
+    "a blank body": Case(400, "the body is not JSON", b" \n"),
+    "not JSON": Case(400, "the body is not JSON", MARK.encode()),
+    "a truncated body": Case(400, "the body is not JSON", b'{"features":['),
+    "a byte order mark": Case(400, "the body is not JSON", b"\xef\xbb\xbf" + BODY.encode()),
+    "UTF-16": Case(400, "the body is not JSON", BODY.encode("utf-16")),
+    "invalid UTF-8": Case(400, "the body is not JSON", b'{"\xff":1}'),
+    "half a surrogate pair": Case(400, "the body is not JSON", b'{"\\ud800":1}'),
+    "compressed": Case(400, "the body is not JSON", b"\x1f\x8b\x08\x00", {**JSON, "Content-Encoding": "gzip"}),
+    "an array": Case(422, "expected object, got array", GOOD.encode()),
+    "a string": Case(422, "expected object, got str", f'"{MARK}"'.encode()),
+    "null": Case(422, "expected object, got null", b"null"),
+    "deep nesting": Case(422, "expected object, got array", b"[" * LIMIT),
+    "deep nesting in the field": Case(422, "features", b'{"features":' + b"[" * 60_000),
+    "deep nesting elsewhere": Case(422, "unknown field", b'{"x":' + b"[" * 60_000),
+    "no field": Case(422, "missing required field features", b"{}"),
+    "another field": Case(422, "unknown field", f'{{"{MARK}":{GOOD}}}'.encode()),
+    "the field in capitals": Case(422, "unknown field", f'{{"Features":{GOOD}}}'.encode()),
+    "a field too many": Case(422, "unknown field", f'{{"{MARK}":1,"features":{GOOD}}}'.encode()),
+    "a body of 65,537 bytes": Case(413, "larger than 65536 bytes", b" " * (LIMIT + 1)),
+    "a body of 20 MB": Case(413, "larger than 65536 bytes", MARK.encode() * 2_500_000),
+    "no content type": Case(415, "application/json", b"{}", {}),
+    "an empty content type": Case(415, "application/json", b"{}", {"Content-Type": ""}),
+    "a form": Case(415, "application/json", b"{}", {"Content-Type": "application/x-www-form-urlencoded"}),
+    "nearly JSON": Case(415, "application/json", b"{}", {"Content-Type": "application/jsonx"}),
+    "a nameless type": Case(415, "application/json", b"{}", {"Content-Type": MARK}),
+}
+
+
+# What the HTTP parser refuses.
+GARBAGE = {
+    "a word": f"{MARK}\r\n\r\n".encode(),
+    "an unknown method": f"{MARK} /predict HTTP/1.1\r\n\r\n".encode(),
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/9.9": b"POST /predict HTTP/9.9\r\n\r\n",
+    "half an address": b"GET http://[ HTTP/1.1\r\n\r\n",
+    "a raw byte in the path": b"POST /\xff HTTP/1.1\r\n\r\n",
+    "two lengths": b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "an unknown coding": b"POST /predict HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+    "a chunk without a size": (
+        b"POST /predict HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+    ),
+    "pipelined garbage": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n\x00\xff",
+    "a malformed header": f"GET /healthz HTTP/1.1\r\nHo st: {MARK}\r\n\r\n".encode(),
+}
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("name", ROWS)
+def test_a_malformed_row_is_refused(shared_service: RunningService, name: str, path: str) -> None:
+    status, says, row = ROWS[name]
+    at, features = ("features", row) if path == "/predict" else ("features[5]", f"[{f'{GOOD},' * 5}{row}]")
+    _check(shared_service, path, Case(status, says.format(at=at), f'{{"features":{features}}}'.encode()))
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_malformed_request_is_refused(shared_service: RunningService, name: str, path: str) -> None:
+    _check(shared_service, path, REQUESTS[name])
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("second", ["features", "\\u0066eatures"])
+def test_a_field_that_is_there_twice_is_refused(shared_service: RunningService, second: str, path: str) -> None:
+    features = GOOD if path == "/predict" else f"[{GOOD}]"
+    body = f'{{"features":{features},"{second}":{features}}}'
+    _check(shared_service, path, Case(422, "features: the field is there twice", body.encode()))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [MARK, "x" * 36, "00000000-0000-0000-0000-00000000000", "é" * 36, "1" * 5000, ""],
+    ids=["a word", "no digits", "a digit short", "not ASCII", "long", "empty"],
+)
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_key_that_is_no_uuid_is_refused(shared_service: RunningService, key: str, path: str) -> None:
+    body = BODY if path == "/predict" else BATCH
+    headers = {**JSON, "Idempotency-Key": key}
+    _check(shared_service, path, Case(400, "Idempotency-Key must be a UUID", body.encode(), headers))
+
+
+@pytest.mark.parametrize(
+    ("path", "features", "says"),
+    [
+        ("/predict", f"[{GOOD}]", "features"),
+        ("/predict/batch", GOOD, "features[0]: expected array, got float"),
+        ("/predict/batch", "[]", "features: expected array of length >= 1"),
+        ("/predict/batch", f"[{','.join([GOOD] * 1001)}]", "features: expected array of length <= 1000"),
+        (
+            "/predict/batch",
+            f"[{','.join([*[GOOD] * 999, '[5.1,3.5,1.4,99]'])}]",
+            "features[999][3] (petal_width_cm): expected float <= 4.0",
+        ),
+    ],
+    ids=["a batch for one", "one for a batch", "0 rows", "1,001 rows", "one bad row in 1,000"],
+)
+def test_a_malformed_number_of_rows_is_refused(
+    shared_service: RunningService, path: str, features: str, says: str
+) -> None:
+    _check(shared_service, path, Case(422, says, f'{{"features":{features}}}'.encode()))
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
+def test_other_methods_are_refused(shared_service: RunningService, method: str, path: str) -> None:
+    reply = _check(shared_service, path, Case(405, "only POST is allowed", BODY.encode()), method=method)
+    assert "allow: POST" in reply.headers
+
+
+@pytest.mark.parametrize("side", ["min", "max"])
+@pytest.mark.parametrize("number", range(4))
+def test_a_bound_is_answered_and_the_next_float_beyond_it_is_refused_by_name(
+    shared_service: RunningService, model: Path, number: int, side: str
+) -> None:
+    feature = json.loads((model / "model.json").read_text())["features"][number]
+    row: list[float] = [*SETOSA]
+    row[number] = feature[side]
+    assert shared_service.predict(row).status_code == 200
+    row[number] = math.nextafter(feature[side], math.inf if side == "max" else -math.inf)
+    says = f"features[{number}] ({feature['name']}): expected float {'<=' if side == 'max' else '>='}"
+    _check(shared_service, "/predict", Case(422, says, json.dumps({"features": row}).encode()))
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("chunks", [1, 1000])
+def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(
+    shared_service: RunningService, chunks: int, path: str
+) -> None:
+    piece = b"x" * (20_000_000 // chunks)
+    body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for _ in range(chunks)) + b"0\r\n\r\n"
+    before = shared_service.metric("iris_memory_usage_mb")
+    case = Case(413, "larger than 65536 bytes", body, {**JSON, "Transfer-Encoding": "chunked"})
+    _check(shared_service, path, case)
+    assert shared_service.metric("iris_memory_usage_mb") < before + 10
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_too_large_body_is_refused_before_it_is_sent(shared_service: RunningService, path: str) -> None:
+    headers = {**JSON, "Content-Length": "20000000", "Expect": "100-continue"}
+    _check(shared_service, path, Case(413, "larger than 65536 bytes", b"", headers))
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (BODY.ljust(LIMIT), JSON),
+        (f' \r\n\t{{ "features" : {GOOD} }} ', JSON),
+        (f'{{"\\u0066eatures":{GOOD}}}', JSON),
+        ('{"features":[5,35E-1,1.4e0,-0.0]}', JSON),
+        (f'{{"features":[5.1,3.5,1.4,0.{"2" * 50_000}]}}', JSON),
+        (BODY, {"Content-Type": "application/json; charset=utf-8"}),
+        (BODY, {"content-type": "Application/JSON;x=y"}),
+        (BODY, {**JSON, "Expect": "100-continue"}),
+    ],
+    ids=["65,536 bytes", "blanks", "escapes", "forms of numbers", "digits", "charset", "capitals", "expect"],
+)
+def test_unusual_but_right_is_answered(
+    shared_service: RunningService, body: str, headers: Mapping[str, str]
+) -> None:
+    reply = _exchange(shared_service.port, _request("POST", "/predict", body.encode(), headers))
+    assert reply.status == 200, reply
+    assert json.loads(reply.body)["prediction"] == 0
+
+
+@pytest.mark.parametrize(
+    "content_length", ["-1", "+22", "22a", "0x16", "2 2", MARK, "9" * 30, "22\r\nContent-Length: 23"]
+)
+def test_a_content_length_that_is_none_is_refused(shared_service: RunningService, content_length: str) -> None:
+    _check_refused_by_the_parser(
+        shared_service,
+        _request("POST", "/predict", BODY.encode(), {**JSON, "Content-Length": content_length}),
+    )
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_what_is_not_http_is_refused(shared_service: RunningService, name: str) -> None:
+    _check_refused_by_the_parser(shared_service, GARBAGE[name])
+
+
+def test_pipelined_requests_are_answered_in_order(shared_service: RunningService) -> None:
+    bodies = [f'{{"features":[{length},3,1,0.2]}}'.encode() for length in (5, 99, 6)]
+    requests = [_request("POST", "/predict", body, JSON) for body in bodies]
+    with socket.create_connection(("127.0.0.1", shared_service.port), timeout=30) as connection:
+        connection.sendall(b"".join(requests))
+        statuses = []
+        with connection.makefile("rb") as stream:
+            for _ in requests:
+                statuses.append(int(stream.readline().split()[1]))
+                length = next(int(line.split(b":")[1]) for line in stream if line.startswith(b"content-length"))
+                while stream.readline() != b"\r\n":
+                    pass
+                stream.read(length)
+    assert statuses == [200, 422, 200]
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(
+    shared_service: RunningService,
+) -> None:
+    written = shared_service.metric("iris_journal_written_total")
+    request = _request("POST", "/predict", BODY.encode(), {**JSON, "Content-Length": str(len(BODY) + 1)})
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", shared_service.port)) as connection:
+            connection.sendall(request)
+    _check_untouched(shared_service, written)
+
+
+def test_every_status_that_a_malformed_request_gets_is_documented(shared_service: RunningService) -> None:
+    paths = shared_service.client.get("/openapi.json").json()["paths"]
+    statuses = {str(case.status) for case in REQUESTS.values()} | {str(status) for status, *_ in ROWS.values()}
+    for path in ENDPOINTS:
+        assert statuses <= paths[path]["post"]["responses"].keys()
+
+
+def test_none_of_all_this_surprised_the_service(shared_service: RunningService) -> None:
+    # Last in this file.
+    assert "traceback" not in shared_service.log.read_text()
+    shared_service.wait_shipped()
+    assert shared_service.metric("iris_journal_rejected_total") == 0
+
+
+def _check(service: RunningService, path: str, case: Case, method: str = "POST") -> Reply:
+    """Assert that the request is refused as `case` says and leaves nothing behind."""
+    written = service.metric("iris_journal_written_total")
+    replies = [_exchange(service.port, _request(method, path, case.body, case.headers)) for _ in range(3)]
+    for reply in replies:
+        assert reply.status == case.status, reply
+        assert MARK not in f"{reply.headers}{reply.body!r}"
+        assert len(reply.body) < ANSWER_BYTES
+        assert "x-request-id: " in reply.headers
+        if method != "HEAD":
+            problem = json.loads(reply.body)
+            assert list(problem) == ["detail"]
+            assert case.says.lower() in problem["detail"].lower()
+    assert min(reply.seconds for reply in replies) < ANSWER_SECONDS
+    _check_untouched(service, written)
+    return replies[0]
+
+
+def _check_refused_by_the_parser(service: RunningService, data: bytes) -> None:
+    """Assert that what the HTTP parser cannot read is answered by 400 and the end of the connection."""
+    written = service.metric("iris_journal_written_total")
+    replies = [_exchange(service.port, data) for _ in range(3)]
+    for reply in replies:
+        assert reply.status == 400
+        assert "connection: close" in reply.headers
+        assert reply.body == b"Invalid HTTP request received."
+    assert min(reply.seconds for reply in replies) < ANSWER_SECONDS
+    _check_untouched(service, written)
+
+
+def _check_untouched(service: RunningService, written: float) -> None:
+    """Assert that the service goes on answering, and that its journal took nothing but this answer."""
+    assert service.predict().status_code == 200
+    assert service.metric("iris_journal_written_total") == written + 1
+    assert MARK not in service.log.read_text()
+
+
+def _request(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    every = {"Host": "x", **headers}
+    if not every.keys() & {"Content-Length", "Transfer-Encoding"}:
+        every["Content-Length"] = str(len(body))
+    return b"\r\n".join([f"{method} {path} HTTP/1.1".encode(), *_lines(every), b"", body])
+
+
+def _lines(headers: Mapping[str, str]) -> Iterable[bytes]:
+    return (f"{name}: {value}".encode() for name, value in headers.items())
+
+
+def _exchange(port: int, data: bytes) -> Reply:
+    started = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with suppress(ConnectionError):  # the service need not read to the end what it refuses
+            connection.sendall(data)
+        response = http.client.HTTPResponse(connection, method="HEAD" if data.startswith(b"HEAD ") else None)
+        with response:
+            response.begin()
+            body = response.read()
+        seconds = time.perf_counter() - started
+        headers = "".join(f"{name}: {value}\n" for name, value in response.getheaders())
+        return Reply(response.status, headers, body, seconds)

@@ -1,0 +1,93 @@
+"""The lock files: whole, hashed, without addresses, and the serving image's holds what serves and no more."""
+
+import re
+import tomllib
+from importlib.metadata import requires
+from typing import NamedTuple
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.running import ROOT
+
+EVERYTHING, SERVING = "requirements.txt", "service/requirements.txt"
+PIN = re.compile(r"([\w.-]+)==([\w.!+-]+)( ; [^\\\n]+)?")
+HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+
+class Pin(NamedTuple):
+    """What a lock says of a package."""
+
+    version: str
+    marker: str
+    hashes: frozenset[str]
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SERVING_NEEDS: list[str] = PROJECT["project"]["dependencies"]
+PEOPLE_NEED: list[str] = [need for group in PROJECT["dependency-groups"].values() for need in group]
+
+
+def _pins(lock: str) -> dict[str, Pin]:
+    """Return the pins by name. Raises AssertionError at a line that is neither a pin nor a comment."""
+    pins = {}
+    for entry in re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", (ROOT / lock).read_text(), flags=re.MULTILINE)):
+        first, *rest = re.split(r"\s*\\\n\s*", entry.strip())
+        match = PIN.fullmatch(first)
+        assert match, f"{first} is not a pin"
+        assert all(HASH.fullmatch(line) for line in rest), f"{first} has something else than hashes"
+        assert match[1] not in pins, f"{match[1]} is pinned twice"
+        pins[match[1]] = Pin(match[2], match[3] or "", frozenset(rest))
+    return pins
+
+
+@pytest.mark.parametrize(
+    ("need", "lock"),
+    [
+        *((need, lock) for need in SERVING_NEEDS for lock in (EVERYTHING, SERVING)),
+        *((need, EVERYTHING) for need in PEOPLE_NEED),
+    ],
+)
+def test_what_the_project_asks_for_is_pinned_at_a_version_that_it_accepts(need: str, lock: str) -> None:
+    requirement = Requirement(need)
+    pin = _pins(lock)[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pin.version)
+
+
+@pytest.mark.parametrize("lock", [EVERYTHING, SERVING])
+def test_every_pin_is_hashed_and_none_names_an_address(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert all(pin.hashes for pin in _pins(lock).values())
+    for address in ("://", " @ ", "--index-url", "--extra-index-url", "--find-links"):
+        assert address not in text
+
+
+def test_the_image_runs_what_was_tested() -> None:
+    everything = _pins(EVERYTHING)
+    for name, pin in _pins(SERVING).items():
+        assert everything[name] == pin
+
+
+def test_the_image_holds_exactly_what_serving_needs() -> None:
+    closure: set[str] = set()
+    ahead = [Requirement(need) for need in SERVING_NEEDS]
+    while ahead:
+        requirement = ahead.pop()
+        assert not requirement.extras  # else they belong into the environment below
+        name = canonicalize_name(requirement.name)
+        if name in closure:
+            continue
+        closure.add(name)
+        ahead += [need for need in map(Requirement, requires(name) or []) if _is_needed(need)]
+    assert _pins(SERVING).keys() == closure
+    assert not closure & {"mlflow", "scikit-learn", "scipy", "pandas", "onnx", "skl2onnx", "matplotlib", "pytest"}
+
+
+def _is_needed(requirement: Requirement) -> bool:
+    marker = requirement.marker
+    return marker is None or any(
+        marker.evaluate({"python_version": python, "python_full_version": f"{python}.0", "extra": ""})
+        for python in PYTHONS
+    )
