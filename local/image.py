@@ -5,12 +5,13 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TAG = "iris-classifier:local"
 BASE = "python:3.13-slim"
+PULL_SECONDS = 300.0  # for 45 MB; an address that swallows packets would keep it waiting for longer
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout", "retries")
 
@@ -74,10 +76,23 @@ class Engine:
                 raise ImageError(f"{self.name} could not build {tag}; its last lines say why")
             return iid.read_text().strip().removeprefix("sha256:")
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def pull(self, image: str) -> str | None:
+        """Fetch the image from its registry; return why that failed, None when it did not."""
+        try:
+            done = self.run("pull", image, timeout=PULL_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"not there after {PULL_SECONDS:.0f} s"
+        return (done.stderr.strip() or "no reason given").splitlines()[-1] if done.returncode else None
+
+    def run(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run another of the program's commands, and return its exit code and output."""
         return subprocess.run(
-            [*self.command, *arguments], env=_environment(), capture_output=True, text=True, check=False
+            [*self.command, *arguments],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
 
 
@@ -90,8 +105,9 @@ def build(
     Raises ImageError.
     """
     try:
+        (model / "model.onnx").stat()
         facts = json.loads((model / "model.json").read_bytes())
-        arguments = {"MODEL_VERSION": facts["version"], "MODEL_SHA256": facts["sha256"], **_origin()}
+        arguments = {"MODEL_VERSION": facts["version"], "MODEL_SHA256": facts["sha256"], **origin()}
     except (OSError, ValueError, KeyError) as error:
         raise ImageError(f"{model} is no model folder ({error}); `python -m pipeline` writes one") from error
     engine = engine or find_engine()
@@ -107,33 +123,48 @@ def build(
 def find_engine() -> Engine:
     """Return docker when its engine answers, else buildah with a store in the user's cache. Raises ImageError."""
     docker = Engine("docker", ("docker",), ("build",))
-    if shutil.which("docker") and docker.run("version").returncode == 0:
+    # Without buildx, docker's own builder knows no secrets.
+    asked = (("version",), ("buildx", "version"))
+    if shutil.which("docker") and all(docker.run(*question).returncode == 0 for question in asked):
         return docker
     _need("buildah", "buildah")
-    if os.geteuid():
-        _need("newuidmap", "uidmap")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iris-gitops"
     store = [f"--root={cache / 'images'}", f"--runroot={cache / 'images-run'}"]
     if driver := os.environ.get("STORAGE_DRIVER"):  # which buildah ignores beside --root
         store.append(f"--storage-driver={driver}")
-    # Cached layers, the format that knows HEALTHCHECK, and file times that do not depend on when it was built.
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    return Engine("buildah", ("buildah", *store), ("bud", "--layers", "--format=docker", f"--timestamp={epoch}"))
+    building = [
+        "bud",
+        "--layers",
+        "--force-rm",  # no working container stays behind, whatever happens
+        "--format=docker",  # the one that knows HEALTHCHECK
+        f"--timestamp={os.environ.get('SOURCE_DATE_EPOCH', '0')}",  # layers that do not tell when they were made
+    ]
+    # Newer buildahs raise these limits, others lower them, and not every root may raise them (again).
+    for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        _, hard = resource.getrlimit(limit)
+        enough = 32768 if hard == resource.RLIM_INFINITY else min(hard, 32768)
+        building.append(f"--ulimit={name}={enough}:{enough}")
+    if os.geteuid():
+        _need("newuidmap", "uidmap")
+    return Engine("buildah", ("buildah", *store), tuple(building))
 
 
-def find_base(engine: Engine, say: Callable[[str], object] = sys.stderr.write) -> str:
-    """Return the name of the base image, pulled if need be, else of the stand-in, made if need be.
+def find_base(engine: Engine) -> str:
+    """Return the name of the base image, or, where it cannot be pulled, of a stand-in, and say so.
 
-    What stands in is `say`d. Raises ImageError.
+    Both stay in the engine's store: neither is pulled or made a second time. Raises ImageError.
     """
     if engine.has(BASE):
         return BASE
-    pulled = engine.run("pull", BASE)
-    if pulled.returncode == 0:
+    reason = engine.pull(BASE)
+    if reason is None:
         return BASE
-    reason = pulled.stderr.strip().splitlines()[-1:]
-    say(f"{BASE} cannot be pulled: {' '.join(reason)}\n")
-    say(f"{STAND_IN} stands in for it: Python of the same version, from Debian packages\n")
+    print(  # noqa: T201
+        f"{BASE} cannot be pulled: {reason}\n"
+        f"{STAND_IN} stands in for it: Python of the same version, from Debian packages",
+        file=sys.stderr,
+        flush=True,
+    )
     if not engine.has(STAND_IN):
         _make_stand_in(engine)
     return STAND_IN
@@ -181,7 +212,7 @@ def _need(program: str, package: str) -> None:
     """Make sure that the program is there: root gets it installed, others the command that does it."""
     if shutil.which(program):
         return
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", package]
+    install = ["apt-get", "install", "--yes", package]
     if os.geteuid() or not shutil.which("apt-get"):
         raise ImageError(f"{program} is not installed; `sudo {' '.join(install)}`")
     for command in (["apt-get", "update"], install):
@@ -240,7 +271,7 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
         yield options
 
 
-def _origin() -> dict[str, str]:
+def origin() -> dict[str, str]:
     """Return where the image comes from: version, commit, and the repository's address without credentials."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     revision = _git("rev-parse", "HEAD")
