@@ -61,8 +61,8 @@ class Bench:
         with self._service(self._postgres.url, Path("model")):
             self._load("shipping", 32)
             self._load("shipping 128", 128)
-            half = 32 / (self.loads["shipping"][-1].rate / 2)
-            self._load("half", 32, half * 1000)
+            half = self.loads["shipping"][-1].rate / 2
+            self._load("half", 32, 32 / half * 1000 - 1)  # a request itself takes about 1 ms
         with self._service(AWAY, Path("model")):
             self._load("away", 32)
         with self._service(self._postgres.url, forest):
@@ -70,6 +70,7 @@ class Bench:
 
     @contextmanager
     def _service(self, url: str, model: Path) -> Iterator[None]:
+        before = self._rows()
         journal = self._state / "journal"
         shutil.rmtree(journal, ignore_errors=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("IRIS_")}
@@ -83,7 +84,6 @@ class Bench:
         with serving(environ, "127.0.0.1", PORT) as process:
             self.start_seconds.append(time.monotonic() - begun)
             self._load("warm-up", 32)
-            before = 0 if url == AWAY else self._rows() - _metric("iris_journal_shipped_total")
             yield
             self.memory_mib.append(_resident_mib(process.pid))
             if url != AWAY:
@@ -96,9 +96,11 @@ class Bench:
         sizes = ["--threads=1", f"--connections={connections}", f"--duration={SECONDS}s", f"--script={SCRIPT}"]
         path = "/" if kind.startswith("bare") else "/predict"
         done = subprocess.run(
-            [*self._wrk, *sizes, f"{URL}{path}", "--", str(round(pause_ms))],
+            [*self._wrk, *sizes, f"{URL}{path}"],
+            env={**os.environ, "PAUSE_MS": str(round(pause_ms))},
             capture_output=True,
             text=True,
+            timeout=SECONDS + 30,
             check=True,
         )
         result = json.loads(done.stdout.splitlines()[-1])
@@ -121,6 +123,9 @@ class Bench:
         connection = psycopg2.connect(self._postgres.url)
         try:
             with connection.cursor() as cursor:
+                cursor.execute("SELECT to_regclass('predictions') IS NOT NULL")
+                if cursor.fetchone() == (False,):
+                    return 0
                 cursor.execute("SELECT count(*) FROM predictions")
                 ((count,),) = cursor.fetchall()
                 return int(count)

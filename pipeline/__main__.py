@@ -14,10 +14,11 @@ from pipeline.terminal import Terminal
 
 REPOSITORY = Path(__file__).parents[1]
 ERROR, REFUSED = 1, 3
-# How MLflow behaves unless the environment says otherwise. It reads some of this when it is imported, and takes
-# its time to be: hence the imports inside of the commands.
-MLFLOW = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # it would report its use to its makers
+# How MLflow and onnxruntime behave unless the environment says otherwise. They read some of this when they are
+# imported, and take their time to be: hence the imports inside of the commands.
+LIBRARIES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # both would report their use to their makers
+    "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -103,7 +104,7 @@ def _registry() -> str:
 
 @contextmanager
 def _session() -> Iterator[Terminal]:
-    for name, value in MLFLOW.items():
+    for name, value in LIBRARIES.items():
         os.environ.setdefault(name, value)
     terminal = Terminal()
     try:

@@ -57,6 +57,7 @@ def main() -> int:
         return 1
     config = uvicorn.Config(
         create_app(service),
+        interface="asgi3",
         loop="uvloop",
         http="httptools",
         ws="none",

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -138,15 +138,12 @@ def create_app(service: Service) -> ASGIApp:
     }
     cold = _cold_endpoints(service, schema)
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            endpoint = hot.get(scope["path"])
-            if endpoint is not None:
-                await endpoint(scope, receive, send)
-            else:
-                await _observed(cold, service.metrics, scope, receive, send)
-        else:
-            await cold(scope, receive, send)
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "http":
+            return cold(scope, receive, send)
+        if (endpoint := hot.get(scope["path"])) is not None:
+            return endpoint(scope, receive, send)
+        return _observed(cold, service.metrics, scope, receive, send)
 
     return app
 

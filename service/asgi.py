@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 JSON = (b"content-type", b"application/json")
 
@@ -22,25 +22,12 @@ class Disconnected(Exception):
     """The client went away before its request was complete."""
 
 
-def header(scope: Scope, name: bytes) -> bytes | None:
-    """Return the first header of that (lower case) name."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return value  # type: ignore[no-any-return]
-    return None
-
-
-async def read_json_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_json_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
     """Return the body of a JSON request. Raises Refusal 415 (not JSON), 413 (over `limit` bytes); Disconnected."""
-    content_type, length = b"", b"0"
-    for key, value in scope["headers"]:
-        if key == b"content-type":
-            content_type = value
-        elif key == b"content-length":
-            length = value
+    content_type = headers.get(b"content-type", b"")
     if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != JSON[1]:
         raise Refusal(415, "content-type must be application/json")
-    if int(length) > limit:
+    if int(headers.get(b"content-length", b"0")) > limit:
         raise _too_large(limit)
     message = await receive()
     body: bytes = message.get("body", b"")

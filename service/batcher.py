@@ -22,6 +22,10 @@ from service.shipper import Shipper
 
 log = logging.getLogger(__name__)
 
+# Turns of the event loop for which a group gathers: in these the answers just given are sent, and what their
+# clients ask next is read. Measured at 32 connections: nearly all share one fsync, with 0 turns half of them do.
+TURNS = 3
+
 
 class Waiting(NamedTuple):
     """A request's rows, and where its answers go."""
@@ -78,9 +82,14 @@ class Batcher:
         self._waiting.append(Waiting(rows, started, future))
         self._rows += len(rows)
         if self._busy_since is None and len(self._waiting) == 1:
-            # Not at once: the other requests that this turn of the loop reads go along.
-            self._loop.call_soon(self._hand_over)
+            self._gather(TURNS)
         return future
+
+    def _gather(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._gather, turns - 1)
+        else:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         self._busy_since = time.perf_counter()
@@ -129,7 +138,7 @@ class Batcher:
         self._rows -= sum(len(waiting.rows) for waiting in group)
         self._busy_since = None
         if self._waiting:
-            self._hand_over()
+            self._gather(TURNS)
 
 
 def predict(

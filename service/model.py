@@ -1,12 +1,15 @@
 """The model folder: read, verified against its own digest and golden vectors, and asked for predictions."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported; it would report to its makers
+import onnxruntime
 
 GOLDEN_TOLERANCE = 1e-5  # what float32 arithmetic may differ from scikit-learn's float64; the folder's contract
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from service.asgi import Disconnected, Refusal, header, read_json_body, send_json, send_refusal
+from service.asgi import Disconnected, Refusal, read_json_body, send_json, send_refusal
 from service.batcher import Batcher
 from service.metrics import Metrics
 from service.model import Model
@@ -49,9 +49,10 @@ class Predictions:
         try:
             if scope["method"] != "POST":
                 raise Refusal(405, "only POST is allowed here", {"allow": "POST"})
-            body = await read_json_body(scope, receive, MAX_BODY_BYTES)
+            headers = dict(scope["headers"])
+            body = await read_json_body(headers, receive, MAX_BODY_BYTES)
             rows = self._rows(self._decode(body))
-            key = header(scope, b"idempotency-key")
+            key = headers.get(b"idempotency-key")
             if key is None:
                 answers = await self._batcher.answer(rows, started)
             else:

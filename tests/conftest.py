@@ -1,5 +1,6 @@
 """What tests of several packages share: a real PostgreSQL, and a model that the pipeline really trained."""
 
+import os
 import subprocess
 import sys
 import uuid
@@ -12,6 +13,8 @@ import pytest
 
 from local.postgres import Postgres, temporary
 from tests.running import ROOT, RunningService, environment
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves; nothing above does
 
 
 @pytest.fixture(scope="session")
