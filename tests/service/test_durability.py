@@ -1,0 +1,661 @@
+"""An answered prediction is in the log, exactly once, whatever dies.
+
+Processes, PostgreSQL, disk and signals are real. KILLS sets how often the service is killed in a row.
+"""
+
+import base64
+import http.client
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg2
+import pytest
+
+from local.postgres import Postgres, temporary
+from service.database import STATEMENT_SECONDS
+from service.journal import Journal
+from tests.running import SETOSA, RunningService, SmallDisk, query, wait_until
+
+log = logging.getLogger(__name__)
+
+KILLS = int(os.environ.get("KILLS", "8"))
+NOWHERE = "postgresql://postgres@/postgres?host=%2Fnowhere"
+AWAY = re.compile(r"PostgreSQL is away; ([1-9]\d*) predictions wait in the journal")
+
+
+class Load:
+    """Clients that predict `rows` rows a request, again and again, and remember what was acknowledged.
+
+    A prediction is acknowledged when its answer, a 200, was received to its end. With `keyed`, each has an
+    Idempotency-Key, under which it is repeated until it is acknowledged.
+    """
+
+    def __init__(self, service: RunningService, clients: int = 4, rows: int = 1, *, keyed: bool = False) -> None:
+        self.acknowledged: list[str] = []
+        self.statuses: Counter[int] = Counter()
+        self.without_retry_after = 0
+        self.broken = 0
+        """Predictions whose connection broke between request and answer: they may be in the log or not."""
+        self._service = service
+        self._rows = rows
+        self._keyed = keyed
+        self._noted = threading.Lock()
+        self._ending = threading.Event()
+        self._clients = [threading.Thread(target=self._predict) for _ in range(clients)]
+
+    def wait_for(self, more: int) -> None:
+        """Wait until so many more predictions were acknowledged."""
+        goal = len(self.acknowledged) + more
+        wait_until(lambda: len(self.acknowledged) >= goal, f"{more} more predictions: {self.statuses}")
+
+    def _predict(self) -> None:
+        path = "/predict" if self._rows == 1 else "/predict/batch"
+        body = json.dumps({"features": SETOSA if self._rows == 1 else [SETOSA] * self._rows})
+        headers = {"Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=60)
+        while not self._ending.wait(0.002):
+            sent = False
+            if self._keyed:
+                headers.setdefault("Idempotency-Key", str(uuid.uuid4()))
+            try:
+                if connection.sock is None:
+                    connection.connect()
+                sent = True
+                connection.request("POST", path, body, headers)
+                response = connection.getresponse()
+                answer = json.loads(response.read())
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                with self._noted:
+                    self.broken += sent * self._rows
+                self._ending.wait(0.05)
+                continue
+            with self._noted:
+                self.statuses[response.status] += 1
+                self.without_retry_after += response.status == 503 and "Retry-After" not in response.headers
+                if response.status == 200:
+                    answers = answer["predictions"] if self._rows > 1 else [answer]
+                    self.acknowledged += [one["request_id"] for one in answers]
+                    assert headers.pop("Idempotency-Key", None) in (None, answers[0]["request_id"])
+        connection.close()
+
+    def __enter__(self) -> "Load":
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        for client in self._clients:
+            client.join()
+
+
+def unacknowledged(database_url: str, *loads: Load) -> int:
+    """Check that what was acknowledged is in the log, once; return how many rows are there besides."""
+    acknowledged = [request_id for load in loads for request_id in load.acknowledged]
+    logged = [row[0] for row in query(database_url, "SELECT request_id FROM predictions")]
+    assert acknowledged
+    assert len(acknowledged) == len(set(acknowledged))
+    assert len(logged) == len(set(logged))
+    missing = set(acknowledged) - set(logged)
+    assert not missing, f"{len(missing)} of {len(acknowledged)} acknowledged predictions are not in the log"
+    assert query(database_url, "SELECT * FROM predictions_rejected") == []
+    return len(logged) - len(acknowledged)
+
+
+def waiting(service: RunningService) -> int:
+    """Return how many predictions /logs says wait in the journal, while PostgreSQL is away."""
+    response = service.client.get("/logs", timeout=STATEMENT_SECONDS - 1)  # it does not wait for a statement's end
+    assert response.status_code == 503
+    found = AWAY.fullmatch(response.json()["detail"])
+    assert found, response.text
+    return int(found[1])
+
+
+def status(service: RunningService, path: str) -> int:
+    return service.client.get(path).status_code
+
+
+def printed(service: RunningService, level: str) -> list[dict[str, Any]]:
+    """Return the lines of that level that the service printed."""
+    lines = [json.loads(line) for line in service.log.read_text().splitlines()]
+    return [line for line in lines if line["level"] == level]
+
+
+def is_said(service: RunningService, text: str) -> Callable[[], bool]:
+    return lambda: text in service.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[Postgres]:
+    """A server that tests may stop and hang; they find it running, and leave it so."""
+    with temporary() as server:
+        yield server
+
+
+@pytest.fixture
+def server(own_postgres: Postgres) -> Iterator[Postgres]:
+    """That server, with an empty log."""
+    query(own_postgres.url, "DROP TABLE IF EXISTS predictions, predictions_rejected")
+    yield own_postgres
+    own_postgres.start()
+
+
+# The service is killed.
+
+
+def test_no_acknowledged_prediction_is_lost_or_doubled_by_kills_under_load(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    with RunningService(model, database, tmp_path / "journal") as service:
+        loads = Load(service), Load(service, clients=2, rows=20), Load(service, clients=2, keyed=True)
+        with loads[0], loads[1], loads[2]:
+            for number in range(KILLS):
+                loads[0].wait_for(
+                    1 + 37 * number % 200
+                )  # at different moments: before, while, after rows are shipped
+                service.kill()
+                service.start()
+                assert service.metric("iris_journal_set_aside") == 0
+            for load in loads:
+                load.wait_for(1)
+        service.wait_shipped()
+    extra = unacknowledged(database, *loads)
+    acknowledged, broken = sum(len(load.acknowledged) for load in loads), sum(load.broken for load in loads)
+    log.info("%d kills, %d acknowledged; logged besides: %d of %d", KILLS, acknowledged, extra, broken)
+    assert extra <= broken
+    assert set(loads[0].statuses) | set(loads[1].statuses) == {200}
+    assert set(loads[2].statuses) <= {200, 503}  # PostgreSQL may be too slow for those
+
+
+def test_what_a_killed_process_left_is_shipped_by_a_newer_model_version_as_it_was(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    with RunningService(model, NOWHERE, tmp_path / "journal") as service:
+        with Load(service) as load:
+            load.wait_for(100)
+        service.kill()
+    newer = shutil.copytree(model, tmp_path / "newer")
+    facts = json.loads((newer / "model.json").read_text())
+    (newer / "model.json").write_text(json.dumps({**facts, "version": "newer"}))
+    with RunningService(newer, database, tmp_path / "journal") as service:
+        answer = service.predict().json()
+        service.wait_shipped()
+    load.acknowledged.append(answer["request_id"])
+    assert unacknowledged(database, load) == 0
+    versions = query(database, "SELECT model_version, count(*) FROM predictions GROUP BY 1 ORDER BY 2")
+    assert versions == [("newer", 1), (facts["version"], len(load.acknowledged) - 1)]
+
+
+def test_a_second_process_on_the_same_journal_is_refused(service: RunningService, model: Path) -> None:
+    second = RunningService(model, NOWHERE, service.journal)
+    second.log = service.journal.parent / "second.log"
+    with pytest.raises(AssertionError, match="is in use by another process; end it, or set IRIS_JOURNAL_DIR"):
+        second.start()
+    second.client.close()
+    assert second.process
+    assert second.process.wait() == 1
+    assert service.predict().status_code == 200
+
+
+# PostgreSQL is away.
+
+
+def stop(server: Postgres) -> None:
+    server.stop()
+
+
+def stop_immediately(server: Postgres) -> None:
+    os.kill(server.pid(), signal.SIGQUIT)
+    wait_until(lambda: not server.running(), "PostgreSQL to end")
+
+
+def kill(server: Postgres) -> None:
+    signal_all(server, signal.SIGKILL)
+    wait_until(lambda: not server.running(), "PostgreSQL to end")
+
+
+def hang(server: Postgres) -> None:
+    signal_all(server, signal.SIGSTOP)
+
+
+def wake(server: Postgres) -> None:
+    signal_all(server, signal.SIGCONT)
+
+
+def start(server: Postgres) -> None:
+    server.start()
+
+
+def signal_all(server: Postgres, number: int) -> None:
+    """Send a signal to the server's first process and its children, which have none of their own."""
+    first = server.pid()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if first in (int(folder.name), int(parent)):
+                os.kill(int(folder.name), number)
+
+
+@pytest.mark.parametrize(
+    ("leave", "come_back", "reason"),
+    [
+        pytest.param(stop, start, "", id="stopped"),
+        pytest.param(stop_immediately, start, "", id="stopped-immediately"),
+        pytest.param(kill, start, "", id="killed"),
+        pytest.param(hang, wake, "did not answer within", id="hung"),
+    ],
+)
+def test_while_postgresql_is_away_predictions_go_on_and_afterwards_all_are_logged(
+    model: Path,
+    server: Postgres,
+    tmp_path: Path,
+    leave: Callable[[Postgres], None],
+    come_back: Callable[[Postgres], None],
+    reason: str,
+) -> None:
+    with RunningService(model, server.url, tmp_path / "journal") as service:
+        with Load(service) as single, Load(service, clients=1, rows=20) as several:
+            single.wait_for(100)
+            wait_until(lambda: service.metric("iris_journal_shipped_total") > 0, "shipping")
+            leave(server)
+            try:
+                for _ in range(3):
+                    single.wait_for(50)
+                    several.wait_for(20)
+                    assert status(service, "/healthz") == status(service, "/readyz") == 200
+                    assert waiting(service) > 0
+                wait_until(is_said(service, f"PostgreSQL does not take the log{reason and '; '}"), "a warning")
+                wait_until(is_said(service, reason), f"the shipper to say: {reason}")
+                single.wait_for(50)
+            finally:
+                come_back(server)
+            single.wait_for(50)
+        service.wait_shipped()
+        assert status(service, "/logs") == 200
+    assert unacknowledged(server.url, single, several) == single.broken == several.broken == 0
+    assert set(single.statuses) | set(several.statuses) == {200}
+
+
+def test_a_service_that_starts_without_postgresql_answers_and_ships_later(
+    model: Path, server: Postgres, tmp_path: Path
+) -> None:
+    server.stop()
+    with RunningService(model, server.url, tmp_path / "journal") as service:
+        with Load(service) as load:
+            load.wait_for(100)
+            assert status(service, "/healthz") == status(service, "/readyz") == 200
+        assert waiting(service) == service.metric("iris_journal_depth") == len(load.acknowledged)
+        assert service.metric("iris_journal_oldest_age_seconds") > 0
+        server.start()
+        service.wait_shipped()
+        assert service.metric("iris_journal_oldest_age_seconds") == 0
+    assert unacknowledged(server.url, load) == 0
+
+
+def test_a_table_that_was_dropped_is_created_again(service: RunningService, database: str) -> None:
+    service.predict()
+    service.wait_shipped()
+    query(database, "DROP TABLE predictions, predictions_rejected")
+    with Load(service) as load:
+        load.wait_for(100)
+    service.wait_shipped()
+    assert unacknowledged(database, load) == 0
+
+
+# PostgreSQL refuses.
+
+
+def test_refused_rows_are_set_apart_with_the_reason_and_their_neighbours_are_logged(
+    service: RunningService, database: str
+) -> None:
+    service.predict()
+    service.wait_shipped()
+    query(database, "ALTER TABLE predictions ADD CONSTRAINT no_zero CHECK (features[4] <> 0.0)")
+    rows = [[5.1, 3.5, 1.4, 0.0 if number % 10 == 0 else 0.2] for number in range(500)]
+    response = service.client.post("/predict/batch", json={"features": rows})
+    ids = [answer["request_id"] for answer in response.json()["predictions"]]
+    service.wait_shipped()
+    later = service.predict().json()["request_id"]
+    service.wait_shipped()
+    refused = query(database, "SELECT request_id, record, reason FROM predictions_rejected ORDER BY id")
+    assert [row[0] for row in refused] == ids[::10]
+    for request_id, record, reason in refused:
+        assert (record["request_id"], record["features"]) == (request_id, rows[0])
+        assert 'violates check constraint "no_zero"' in reason
+    logged = {row[0] for row in query(database, "SELECT request_id FROM predictions")}
+    assert {*ids, later} - logged == set(ids[::10])
+    assert service.metric("iris_journal_rejected_total") == 50
+    assert service.metric("iris_journal_shipped_total") == 502
+
+
+@pytest.fixture
+def app_url(database: str) -> Iterator[str]:
+    """The database's address for a user who may create nothing in it."""
+    query(database, "CREATE ROLE app LOGIN")
+    try:
+        yield database.replace("//postgres@", "//app@")
+    finally:
+        query(database, "DROP OWNED BY app; DROP ROLE app")
+
+
+def test_without_the_right_to_write_everything_waits_until_it_is_granted(
+    model: Path, database: str, app_url: str, tmp_path: Path
+) -> None:
+    with RunningService(model, app_url, tmp_path / "journal") as service:
+        with Load(service) as load:
+            load.wait_for(50)
+            wait_until(is_said(service, "permission denied for schema public"), "a warning: no table")
+            query(database, "GRANT CREATE ON SCHEMA public TO app")
+            wait_until(lambda: service.metric("iris_journal_shipped_total") > 0, "shipping")
+            query(database, "ALTER TABLE predictions OWNER TO postgres")
+            load.wait_for(50)
+            wait_until(is_said(service, "permission denied for table predictions"), "a warning: no INSERT")
+            load.wait_for(50)
+        assert service.metric("iris_journal_depth") >= 50
+        query(database, "GRANT SELECT, INSERT ON predictions TO app")
+        query(database, "GRANT USAGE ON SEQUENCE predictions_id_seq TO app")
+        service.wait_shipped()
+    assert unacknowledged(database, load) == 0
+
+
+# The disk is full, or the journal is.
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with SmallDisk(tmp_path / "disk", 8 * 1024) as disk:
+        yield disk
+
+
+def fill_until_refused(service: RunningService, load: Load) -> None:
+    """Predict until the journal takes no more, and see that this is told to who asks."""
+    wait_until(lambda: load.statuses[503] > 0, "a refusal")
+    refused = [0] * 5
+    wait_until(lambda: all(status(service, "/readyz") == 503 for _ in refused), "readiness to end")
+    detail = service.client.get("/readyz").json()["detail"]
+    assert detail == "the journal cannot be written: database or disk is full"
+    assert status(service, "/healthz") == 200
+    assert service.metric("iris_journal_writable") == 0
+    answer = service.client.post("/predict/batch", json={"features": [SETOSA] * 1000})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+def assert_recovers(service: RunningService) -> Load:
+    """See the service get ready by itself and answer."""
+    wait_until(lambda: status(service, "/readyz") == 200, "readiness to return")
+    with Load(service) as load:
+        load.wait_for(200)
+    assert set(load.statuses) == {200}
+    return load
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed-meanwhile"])
+def test_a_disk_that_the_journal_filled_is_free_again_when_postgresql_is_back(
+    model: Path, server: Postgres, disk: SmallDisk, killed: bool
+) -> None:
+    server.stop()
+    with RunningService(model, server.url, disk.folder / "journal", prefix=disk.prefix) as service:
+        with Load(service, rows=100) as load:
+            fill_until_refused(service, load)
+        if killed:
+            service.kill()
+            service.start()
+        assert waiting(service) == len(load.acknowledged)
+        server.start()
+        service.wait_shipped()
+        later = assert_recovers(service)
+        service.wait_shipped()
+    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
+    assert set(load.statuses) == {200, 503}
+
+
+def test_a_disk_that_another_filled_is_no_hindrance_once_it_is_free_with_postgresql_still_away(
+    model: Path, server: Postgres, disk: SmallDisk
+) -> None:
+    server.stop()
+    with RunningService(model, server.url, disk.folder / "journal", prefix=disk.prefix) as service:
+        with Load(service, rows=100) as load:
+            load.wait_for(1000)
+            disk.fill()
+            fill_until_refused(service, load)
+        disk.free()
+        later = assert_recovers(service)
+        server.start()
+        service.wait_shipped()
+    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
+    assert set(load.statuses) == {200, 503}
+
+
+def test_on_a_full_disk_with_postgresql_there_nothing_is_lost(
+    model: Path, server: Postgres, disk: SmallDisk
+) -> None:
+    with RunningService(model, server.url, disk.folder / "journal", prefix=disk.prefix) as service:
+        with Load(service, rows=100) as load:
+            load.wait_for(1000)
+            disk.fill()
+            wait_until(lambda: load.statuses[503] > 10, "refusals")
+            load.wait_for(1000)  # what little room is left is used, again and again
+            assert status(service, "/healthz") == 200
+            disk.free()
+        later = assert_recovers(service)
+        service.wait_shipped()
+    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
+    assert set(load.statuses) == {200, 503}
+
+
+def test_a_service_that_starts_on_a_full_disk_says_so_and_starts_when_there_is_room(
+    model: Path, server: Postgres, disk: SmallDisk
+) -> None:
+    disk.fill()
+    service = RunningService(model, server.url, disk.folder / "journal", prefix=disk.prefix)
+    with pytest.raises(AssertionError, match="cannot write the journal"):
+        service.start()
+    disk.free()
+    with service:
+        assert service.metric("iris_journal_set_aside") == 0
+        later = assert_recovers(service)
+        service.wait_shipped()
+    assert unacknowledged(server.url, later) == 0
+
+
+def test_a_full_journal_refuses_predictions_and_drains_when_postgresql_is_back(
+    model: Path, server: Postgres, tmp_path: Path
+) -> None:
+    server.stop()
+    with RunningService(model, server.url, tmp_path / "journal", journal_max_mib="1") as service:
+        with Load(service, rows=100) as load:
+            fill_until_refused(service, load)
+        assert 2000 < waiting(service) == len(load.acknowledged) < 8000
+        server.start()
+        service.wait_shipped()
+        later = assert_recovers(service)
+        service.wait_shipped()
+    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
+    assert set(load.statuses) == {200, 503}
+
+
+# The journal is damaged.
+
+
+def record(number: int) -> dict[str, Any]:
+    """Return a prediction as it stands in the journal."""
+    return {
+        "request_id": f"journal-{number}",
+        "model_name": "iris-classifier",
+        "model_version": "1",
+        "features": SETOSA,
+        "prediction": 0,
+        "probability": 0.9766,
+        "latency_ms": 0.21,
+        "time": 1.7e9 + number,
+    }
+
+
+def test_a_corrupt_journal_is_set_aside_and_the_service_starts(model: Path, database: str, tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    garbage = os.urandom(100_000)
+    (folder / "journal.sqlite").write_bytes(garbage)
+    with RunningService(model, database, folder) as service:
+        (line,) = printed(service, "ERROR")
+        assert line["message"].startswith("the journal is corrupt and was set aside")
+        assert Path(line["file"]).parent == folder
+        assert Path(line["file"]).read_bytes() == garbage
+        assert service.metric("iris_journal_set_aside") == 1
+        with Load(service) as load:
+            load.wait_for(100)
+        assert service.stop() == 0
+        assert unacknowledged(database, load) == 0
+        service.start()
+        assert service.metric("iris_journal_set_aside") == 0
+
+
+def test_a_garbage_wal_is_set_aside_and_what_the_journal_holds_otherwise_is_shipped(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "journal"
+    journal = Journal(folder, 256)
+    journal.append(json.dumps([record(1)]).encode(), 1)
+    journal.close()
+    garbage = os.urandom(100_000)
+    (folder / "journal.sqlite-wal").write_bytes(garbage)
+    with RunningService(model, database, folder) as service:
+        (line,) = printed(service, "ERROR")
+        assert line["reason"] == "journal.sqlite-wal does not begin like a WAL"
+        assert Path(line["file"]).read_bytes() == garbage
+        assert service.metric("iris_journal_set_aside") == 1
+        service.wait_shipped()
+    assert query(database, "SELECT request_id FROM predictions") == [("journal-1",)]
+
+
+def test_a_record_that_the_disk_has_changed_holds_up_no_other(model: Path, database: str, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", 256)
+    groups = [
+        json.dumps([record(1), record(2)]).encode(),
+        json.dumps([record(3)]).encode().replace(b"iris-c", b"iris\xff!"),
+        json.dumps([record(4)]).encode().replace(b"request_id", b"requast_id"),
+        json.dumps([record(5)]).encode().replace(b"iris-", b"i\\u0000"),
+        json.dumps([record(6)]).encode().replace(b"}", b"?"),
+        json.dumps([record(7), record(8)]).encode(),
+    ]
+    for group in groups:
+        journal.append(group, 2)
+    journal.close()
+    with RunningService(model, database, tmp_path / "journal") as service:
+        service.wait_shipped()
+        service.predict()
+        service.wait_shipped()
+    logged = query(database, "SELECT request_id FROM predictions WHERE request_id LIKE 'journal-%' ORDER BY id")
+    assert [row[0] for row in logged] == [f"journal-{number}" for number in (1, 2, 7, 8)]
+    kept = query(database, "SELECT record ->> 'bytes' FROM predictions_rejected ORDER BY id")
+    assert [base64.b64decode(row[0]) for row in kept] == [
+        *(group[1:-1] for group in groups[1:4]),  # one record of the group
+        groups[4],  # not JSON any more
+    ]
+
+
+# The service is told to end.
+
+
+def in_journal(folder: Path) -> int:
+    """Return how many predictions the journal of an ended process holds."""
+    connection = sqlite3.connect(folder / "journal.sqlite")
+    try:
+        (count,) = connection.execute("SELECT coalesce(sum(size), 0) FROM groups").fetchone()
+        return int(count)
+    finally:
+        connection.close()
+
+
+def test_a_service_that_is_told_to_end_under_load_has_logged_all_that_it_answered(
+    service: RunningService, database: str
+) -> None:
+    with Load(service) as single, Load(service, clients=2, rows=20) as several:
+        single.wait_for(100)
+        wait_until(lambda: service.metric("iris_journal_shipped_total") > 0, "shipping")
+        with closing(psycopg2.connect(database)) as another, another.cursor() as cursor:
+            cursor.execute("LOCK TABLE predictions")  # nothing is shipped until the connection is closed
+            single.wait_for(50)
+            several.wait_for(50)
+            assert service.process
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not listens(service.port), "the service to stop listening")
+        assert service.process.wait(60) == 0
+        assert unacknowledged(database, single, several) == 0
+    assert in_journal(service.journal) == 0
+    assert set(single.statuses) | set(several.statuses) == {200}
+
+
+def test_a_request_that_is_being_received_is_answered_before_the_service_ends(
+    service: RunningService, database: str
+) -> None:
+    body = json.dumps({"features": SETOSA}).encode()
+    head = "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
+        client.sendall(request + request[:-5])
+        assert service.process
+        first = http.client.HTTPResponse(client)
+        first.begin()
+        answers = [json.loads(first.read())]
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not listens(service.port), "the service to stop listening")
+        client.sendall(request[-5:])
+        second = http.client.HTTPResponse(client)
+        second.begin()
+        assert (second.status, second.headers["connection"]) == (200, "close")
+        answers.append(json.loads(second.read()))
+    assert service.process.wait(60) == 0
+    logged = query(database, "SELECT request_id FROM predictions ORDER BY id")
+    assert logged == [(answer["request_id"],) for answer in answers]
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("leave", [stop, hang])
+def test_a_service_that_is_told_to_end_without_postgresql_ends_in_time_and_leaves_the_rest_to_the_next(
+    model: Path, server: Postgres, tmp_path: Path, leave: Callable[[Postgres], None]
+) -> None:
+    with RunningService(model, server.url, tmp_path / "journal", drain_seconds="1") as service:
+        service.predict()
+        service.wait_shipped()
+        leave(server)
+        try:
+            with Load(service) as load:
+                load.wait_for(100)
+            assert waiting(service) > 0
+            started = time.monotonic()
+            assert service.stop() == 0
+            assert (
+                time.monotonic() - started < 7
+            )  # a second or two on an idle machine; a hung server's patience is 10
+            assert in_journal(service.journal) == len(load.acknowledged)
+        finally:
+            wake(server) if leave is hang else start(server)
+        service.start()
+        service.wait_shipped()
+    assert unacknowledged(server.url, load) == 1  # the first

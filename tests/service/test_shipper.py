@@ -1,0 +1,369 @@
+"""The shipper's thread, between a real journal and a real PostgreSQL that something can go wrong with."""
+
+import json
+import logging
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg2.extensions
+import pytest
+
+from service import database as db
+from service import shipper as module
+from service.journal import Group, Journal
+from service.shipper import Shipper
+from tests.running import SETOSA, query, wait_until
+
+
+class Proxy:
+    """Stands between the shipper and PostgreSQL, and does to new connections what `behaviour` says.
+
+    `cut` ends those that there are.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        parts = psycopg2.extensions.parse_dsn(database_url)
+        self._server = f"{parts['host']}/.s.PGSQL.5432"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"postgresql://postgres@127.0.0.1:{self._listener.getsockname()[1]}/{parts['dbname']}"
+        self.behaviour: Callable[[socket.socket], None] = self.forward
+        self.connections = 0
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._listen)]
+
+    def forward(self, client: socket.socket) -> None:
+        """Be PostgreSQL."""
+        self._forward(client, lambda _: True)
+
+    def lose_the_answer(self, client: socket.socket) -> None:
+        """Be PostgreSQL, but break the connection after an INSERT is committed, before that is told."""
+        self._forward(client, lambda answer: b"INSERT 0 " not in answer)
+
+    def _forward(self, client: socket.socket, passes: Callable[[bytes], bool]) -> None:
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(self._server)
+        self._open.append(server)
+        self._start(self._copy, client, server, lambda _: True)
+        self._copy(server, client, passes)
+
+    def _copy(self, source: socket.socket, target: socket.socket, passes: Callable[[bytes], bool]) -> None:
+        with suppress(OSError):
+            while (data := source.recv(1 << 20)) and passes(data):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """End all connections."""
+        for end in self._open:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                self._open.append(client)
+                self._start(self.behaviour, client)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def __enter__(self) -> "Proxy":
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+        for end in (self._listener, *self._open):
+            end.close()
+
+
+def talk_nonsense(client: socket.socket) -> None:
+    client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 100)
+    client.shutdown(socket.SHUT_WR)
+
+
+def hang_up(client: socket.socket) -> None:
+    client.shutdown(socket.SHUT_RDWR)
+
+
+def say_nothing(client: socket.socket) -> None:
+    pass
+
+
+@pytest.fixture
+def proxy(database: str) -> Iterator[Proxy]:
+    with Proxy(database) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with closing(Journal(tmp_path / "journal", 64)) as journal:
+        yield journal
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Waits and pauses are short."""
+    monkeypatch.setattr(db, "STATEMENT_SECONDS", 2)
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.4)
+    db.bound_waits()
+    yield
+    psycopg2.extensions.set_wait_callback(None)
+
+
+@contextmanager
+def shipping(journal: Journal, url: str) -> Iterator[Shipper]:
+    shipper = Shipper(journal, url)
+    shipper.start()
+    try:
+        yield shipper
+    finally:
+        shipper.drain(60)
+
+
+def put(journal: Journal, *request_ids: str, **changes: Any) -> None:
+    """Append a group with these predictions."""
+    records = [
+        {
+            "request_id": request_id,
+            "model_name": "iris-classifier",
+            "model_version": "3",
+            "features": SETOSA,
+            "prediction": 0,
+            "probability": 0.9766,
+            "latency_ms": 0.21,
+            "time": 1.7e9,
+            **changes,
+        }
+        for request_id in request_ids
+    ]
+    journal.append(json.dumps(records).encode(), len(records))
+
+
+def logged(database_url: str) -> list[str]:
+    """Return the request ids in the log, in its order; nothing may have been refused."""
+    assert query(database_url, "SELECT * FROM predictions_rejected") == []
+    return [row[0] for row in query(database_url, "SELECT request_id FROM predictions ORDER BY id")]
+
+
+def is_empty(journal: Journal) -> Callable[[], bool]:
+    return lambda: journal.depth == 0
+
+
+def test_groups_are_shipped_in_order_those_that_were_there_and_those_that_come(
+    journal: Journal, database: str
+) -> None:
+    put(journal, "a", "b")
+    put(journal, "c")
+    with shipping(journal, database) as shipper:
+        wait_until(is_empty(journal), "the first groups to be shipped")
+        assert shipper.error is None
+        put(journal, "d")
+        shipper.wake()
+        wait_until(is_empty(journal), "the next group to be shipped")
+    assert logged(database) == ["a", "b", "c", "d"]
+    assert (journal.shipped, shipper.rejected) == (4, 0)
+
+
+def test_more_than_one_statements_rows_are_shipped(
+    journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_A_STATEMENT", 10)
+    ids = [str(number) for number in range(95)]
+    for start in range(0, 95, 7):
+        put(journal, *ids[start : start + 7])
+    with shipping(journal, database):
+        wait_until(is_empty(journal), "the groups to be shipped")
+    assert logged(database) == ids
+
+
+def test_what_was_committed_without_an_answer_is_not_logged_twice(
+    journal: Journal, database: str, proxy: Proxy
+) -> None:
+    proxy.behaviour = proxy.lose_the_answer
+    put(journal, "a", "b")
+    with shipping(journal, proxy.url) as shipper:
+        wait_until(lambda: proxy.connections >= 3, "the shipper to try again")
+        assert journal.depth == 2
+        proxy.behaviour = proxy.forward
+        wait_until(is_empty(journal), "the group to be shipped")
+    assert logged(database) == ["a", "b"]
+    assert (journal.shipped, shipper.rejected) == (2, 0)
+
+
+@pytest.mark.parametrize("behaviour", [talk_nonsense, hang_up, say_nothing])
+def test_a_server_that_is_no_postgresql_is_tried_again_until_it_is_one(
+    journal: Journal,
+    database: str,
+    proxy: Proxy,
+    behaviour: Callable[[socket.socket], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    proxy.behaviour = behaviour
+    put(journal, "a")
+    with shipping(journal, proxy.url) as shipper:
+        wait_until(lambda: proxy.connections >= 2, "the shipper to try again")
+        assert shipper.error
+        assert journal.depth == 1
+        proxy.behaviour = proxy.forward
+        wait_until(is_empty(journal), "the group to be shipped")
+        assert shipper.error is None
+    assert logged(database) == ["a"]
+    away, *again, back = [line.message for line in caplog.records]
+    assert away == "PostgreSQL does not take the log; predictions wait in the journal"
+    assert len(again) <= 1  # a reason is told once, not at every attempt
+    assert back == "shipping to PostgreSQL"
+
+
+def test_a_connection_that_breaks_is_made_anew(journal: Journal, database: str, proxy: Proxy) -> None:
+    ids = [str(number) for number in range(5)]
+    with shipping(journal, proxy.url) as shipper:
+        for request_id in ids:
+            put(journal, request_id)
+            shipper.wake()
+            wait_until(is_empty(journal), "the group to be shipped")
+            proxy.cut()
+    assert logged(database) == ids
+    assert proxy.connections >= 5
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), MemoryError(), KeyError("a bug")])
+@pytest.mark.parametrize("method", ["oldest", "remove"])
+def test_the_thread_goes_on_after_whatever_fails(
+    journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
+) -> None:
+    works = getattr(journal, method)
+    failures = 2
+
+    def fail(*arguments: int) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise error
+        return works(*arguments)
+
+    monkeypatch.setattr(journal, method, fail)
+    put(journal, "a", "b")
+    with shipping(journal, database):
+        wait_until(is_empty(journal), "the group to be shipped")
+    assert failures == 0
+    assert logged(database) == ["a", "b"]
+
+
+def test_what_the_journal_could_not_remove_is_removed_later(
+    journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = True
+    delete = journal._delete
+    monkeypatch.setattr(journal, "_delete", lambda up_to: not full and delete(up_to))
+    put(journal, "a")
+    oldest = journal.oldest
+
+    def oldest_while_another_comes(after: int, rows: int) -> list[Group]:
+        groups = oldest(after, rows)
+        if groups and full:
+            put(journal, f"after {groups[-1].id}")
+        return groups
+
+    monkeypatch.setattr(journal, "oldest", oldest_while_another_comes)
+    with shipping(journal, database):
+        wait_until(lambda: journal.written > 3, "shipping to go on")
+        assert journal.depth > 3
+        full = False
+        wait_until(is_empty(journal), "the journal to be empty")
+    assert len(logged(database)) == journal.shipped == journal.written
+
+
+BREAKS_ONCE = """
+CREATE SEQUENCE attempts;
+CREATE FUNCTION break_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.request_id = 'refused' THEN
+        RAISE EXCEPTION 'not this one';
+    ELSIF NEW.request_id = 'breaks' AND nextval('attempts') = 1 THEN
+        PERFORM pg_terminate_backend(pg_backend_pid());
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER break_once BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION break_once();
+"""
+
+
+def test_a_refused_row_is_set_apart_and_counted_once_also_when_the_connection_breaks_thereafter(
+    journal: Journal, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.connect(database).close()
+    query(database, BREAKS_ONCE)
+    put(journal, "before", "refused", "breaks")
+    put(journal, "after")
+    with shipping(journal, database) as shipper:
+        wait_until(is_empty(journal), "the groups to be shipped")
+    assert query(database, "SELECT last_value FROM attempts") == [(2,)]
+    assert query(database, "SELECT request_id FROM predictions ORDER BY id") == [
+        ("before",),
+        ("breaks",),
+        ("after",),
+    ]
+    ((request_id, reason),) = query(database, "SELECT request_id, reason FROM predictions_rejected")
+    assert (request_id, reason.splitlines()[0]) == ("refused", "not this one")
+    assert shipper.rejected == 1
+    assert [line.levelname for line in caplog.records].count("ERROR") == 1
+
+
+def test_draining_ships_the_rest_and_ends_the_thread(journal: Journal, database: str) -> None:
+    shipper = Shipper(journal, database)
+    shipper.start()
+    put(journal, "a")  # of which the thread is not told
+    shipper.drain(60)
+    assert not shipper._thread.is_alive()
+    assert logged(database) == ["a"]
+
+
+def test_draining_does_not_wait_for_the_end_of_a_pause(
+    journal: Journal, database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 600)
+    monkeypatch.setattr(module, "FIRST_PAUSE", 300)
+    proxy.behaviour = hang_up
+    put(journal, "a")
+    shipper = Shipper(journal, proxy.url)
+    shipper.start()
+    wait_until(lambda: shipper.error != "not connected yet", "the first attempt to fail")
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.1)
+    proxy.behaviour = proxy.forward
+    shipper.drain(60)
+    assert logged(database) == ["a"]
+
+
+def test_draining_gives_up_in_time_and_leaves_the_rest_in_the_journal(
+    journal: Journal, proxy: Proxy, database: str
+) -> None:
+    proxy.behaviour = hang_up
+    put(journal, "a")
+    shipper = Shipper(journal, proxy.url)
+    shipper.start()
+    shipper.drain(0.5)
+    assert shipper._thread.is_alive()
+    assert journal.depth == 1
+    proxy.behaviour = proxy.forward
+    shipper.drain(60)
+    assert logged(database) == ["a"]
