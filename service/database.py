@@ -9,7 +9,6 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 10  # longer than any statement here takes; a server that is silent for so long is hung
 
 # One advisory lock for whoever creates the tables: pods of one release start at the same time.
@@ -66,9 +65,7 @@ FROM predictions WHERE request_id = ANY(%s)
 
 def connect(url: str) -> psycopg2.extensions.connection:
     """Return a connection to the log, in autocommit and UTC; its tables are there. Raises psycopg2.Error."""
-    connection = psycopg2.connect(
-        url, connect_timeout=CONNECT_SECONDS, application_name="iris", tcp_user_timeout=10_000
-    )
+    connection = psycopg2.connect(url, application_name="iris", tcp_user_timeout=10_000)
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:

@@ -58,6 +58,7 @@ class RunningService:
                     return
             except httpx.TransportError:
                 time.sleep(0.02)
+        self.kill()
         raise AssertionError(f"the service did not get ready:\n{self.log.read_text()}")
 
     def predict(self, features: object = SETOSA, **headers: str) -> httpx.Response:

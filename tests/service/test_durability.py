@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 import uuid
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
 import psycopg2
 import pytest
 
@@ -185,6 +187,16 @@ def test_no_acknowledged_prediction_is_lost_or_doubled_by_kills_under_load(
     assert set(loads[2].statuses) <= {200, 503}  # PostgreSQL may be too slow for those
 
 
+def test_a_prediction_is_not_answered_while_its_record_cannot_get_onto_the_disk(service: RunningService) -> None:
+    with closing(sqlite3.connect(service.journal / "journal.sqlite", isolation_level=None)) as another:
+        another.execute("BEGIN IMMEDIATE")
+        with pytest.raises(httpx.ReadTimeout):
+            service.client.post("/predict", json={"features": SETOSA}, timeout=1)
+    assert service.predict().status_code == 200
+    service.wait_shipped()
+    assert service.client.get("/logs").json()["count"] == 2
+
+
 def test_what_a_killed_process_left_is_shipped_by_a_newer_model_version_as_it_was(
     model: Path, database: str, tmp_path: Path
 ) -> None:
@@ -207,11 +219,14 @@ def test_what_a_killed_process_left_is_shipped_by_a_newer_model_version_as_it_wa
 def test_a_second_process_on_the_same_journal_is_refused(service: RunningService, model: Path) -> None:
     second = RunningService(model, NOWHERE, service.journal)
     second.log = service.journal.parent / "second.log"
-    with pytest.raises(AssertionError, match="is in use by another process; end it, or set IRIS_JOURNAL_DIR"):
-        second.start()
+    with (
+        pytest.raises(AssertionError, match="is in use by another process; end it, or set IRIS_JOURNAL_DIR"),
+        second,
+    ):
+        pass
     second.client.close()
     assert second.process
-    assert second.process.wait() == 1
+    assert second.process.returncode == 1
     assert service.predict().status_code == 200
 
 
@@ -466,8 +481,8 @@ def test_a_service_that_starts_on_a_full_disk_says_so_and_starts_when_there_is_r
 ) -> None:
     disk.fill()
     service = RunningService(model, server.url, disk.folder / "journal", prefix=disk.prefix)
-    with pytest.raises(AssertionError, match="cannot write the journal"):
-        service.start()
+    with pytest.raises(AssertionError, match="cannot write the journal"), service:
+        pass
     disk.free()
     with service:
         assert service.metric("iris_journal_set_aside") == 0
@@ -586,20 +601,23 @@ def in_journal(folder: Path) -> int:
 
 
 def test_a_service_that_is_told_to_end_under_load_has_logged_all_that_it_answered(
-    service: RunningService, database: str
+    model: Path, database: str, tmp_path: Path
 ) -> None:
-    with Load(service) as single, Load(service, clients=2, rows=20) as several:
-        single.wait_for(100)
-        wait_until(lambda: service.metric("iris_journal_shipped_total") > 0, "shipping")
-        with closing(psycopg2.connect(database)) as another, another.cursor() as cursor:
-            cursor.execute("LOCK TABLE predictions")  # nothing is shipped until the connection is closed
-            single.wait_for(50)
-            several.wait_for(50)
-            assert service.process
-            service.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: not listens(service.port), "the service to stop listening")
-        assert service.process.wait(60) == 0
-        assert unacknowledged(database, single, several) == 0
+    with RunningService(model, database, tmp_path / "journal", drain_seconds="60") as service:
+        assert service.process
+        with Load(service) as single, Load(service, clients=2, rows=20) as several:
+            single.wait_for(100)
+            wait_until(lambda: service.metric("iris_journal_shipped_total") > 0, "shipping")
+            with closing(psycopg2.connect(database)) as another, another.cursor() as cursor:
+                cursor.execute("LOCK TABLE predictions")  # nothing is shipped until the connection is closed
+                single.wait_for(50)
+                several.wait_for(50)
+                service.process.send_signal(signal.SIGTERM)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    service.process.wait(3)
+                assert not listens(service.port)
+            assert service.process.wait(60) == 0
+            assert unacknowledged(database, single, several) == 0
     assert in_journal(service.journal) == 0
     assert set(single.statuses) | set(several.statuses) == {200}
 
