@@ -165,7 +165,11 @@ def table(bench: Bench) -> str:
     rows = [
         ("bare uvicorn answering a POST, 32 connections", f"{rate('bare'):,.0f}/s", "1"),
         ("POST /predict, shipping to PostgreSQL, 32 connections", f"{rate('shipping'):,.0f}/s", ratio("shipping")),
-        ("the same at 128 connections", f"{rate('shipping 128'):,.0f}/s", ratio("shipping 128")),
+        (
+            "the same at 128 connections",
+            f"{rate('shipping 128'):,.0f}/s",
+            f"{ratio('shipping 128')}; {ratio('shipping 128', 'bare 128')} of what that does at 128",
+        ),
         ("the same with PostgreSQL away", f"{rate('away'):,.0f}/s", ratio("away")),
         ("the same with a random forest of 100 trees", f"{rate('forest'):,.0f}/s", ratio("forest")),
         ("p50 / p99 at full rate, 32 connections", times("shipping"), ""),
