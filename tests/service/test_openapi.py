@@ -29,12 +29,24 @@ def document(shared_service: RunningService) -> dict[str, Any]:
     return content
 
 
+# A body over 64 KiB is refused before it is read, whether or not its rows are right. 413 is documented, but the
+# checks expect it in neither case: these are their usual lists with it.
+EXPECTED = """
+[checks]
+negative_data_rejection.expected-statuses = [
+    400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"
+]
+positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 413, "5xx"]
+"""
+
+
 def test_every_endpoint_does_as_documented(shared_service: RunningService, tmp_path: Path) -> None:
-    # By its command, which runs all phases and checks; elsewhere, so that it finds no configuration of its own.
+    # By its command, which runs all phases and checks, with one seed, so that one commit has one verdict.
+    (tmp_path / "schemathesis.toml").write_text(EXPECTED)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{shared_service.url}/openapi.json"),
-            *("--max-examples=50", "--checks=all", "--generation-database=none", "--no-color"),
+            *("--max-examples=50", "--checks=all", "--generation-database=none", "--no-color", "--seed=1"),
         ],
         cwd=tmp_path,
         capture_output=True,
