@@ -8,6 +8,8 @@ import typer
 from local import bench as benchmark
 from local import image as images
 from local import run as running
+from local.engine import ImageError
+from local.packages import PackageError
 from local.postgres import PostgresError
 from local.process import StartError
 
@@ -40,7 +42,7 @@ def main() -> int:
         app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return 0
-    except (PostgresError, StartError, benchmark.BenchError, images.ImageError) as error:
+    except (PostgresError, StartError, benchmark.BenchError, ImageError, PackageError) as error:
         print(f"local: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0

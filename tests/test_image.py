@@ -22,7 +22,9 @@ import psycopg2.errors
 import pytest
 
 from local import image as module
-from local.image import BASE, Engine, ImageError, build, find_base, find_engine
+from local.engine import Engine, ImageError, find_engine
+from local.image import BASE, build, find_base
+from local.packages import PackageError
 from local.postgres import Postgres
 from tests.running import ROOT, SETOSA, START_SECONDS, free_port, query, wait_until
 
@@ -465,7 +467,7 @@ def test_what_is_not_installed_is_named_with_the_command_that_brings_it(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(ImageError, match="buildah is not installed; `sudo apt-get install --yes buildah`"):
+    with pytest.raises(PackageError, match="buildah: not installed; `sudo apt-get install --yes buildah`"):
         find_engine()
 
 

@@ -1,0 +1,49 @@
+"""Where things are kept outside the checkout, each under a key of what it was made from."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def root() -> Path:
+    """Return the cache's folder: $XDG_CACHE_HOME/iris-gitops, or ~/.cache/iris-gitops."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iris-gitops"
+
+
+def key(*parts: str | Path) -> str:
+    """Return a short digest of strings and of the names and contents of files and folders."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for piece in _pieces(part):
+            digest.update(hashlib.sha256(piece).digest())
+    return digest.hexdigest()[:16]
+
+
+def keep(kind: str, name: str, made_from: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder of that kind, name and key; where it is missing, `make` fills it first.
+
+    A folder is there whole or not at all, whenever the making is stopped. Older ones of the same name go.
+    """
+    folder = root() / kind / f"{name}-{made_from}"
+    if not folder.exists():
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        make(unfinished)
+        for old in folder.parent.glob(f"{name}-{'[0-9a-f]' * 16}"):
+            shutil.rmtree(old)
+        unfinished.rename(folder)
+    return folder
+
+
+def _pieces(part: str | Path) -> Iterable[bytes]:
+    if isinstance(part, str):
+        yield part.encode()
+    elif part.is_file():
+        yield part.read_bytes()
+    else:
+        for file in sorted(file for file in part.rglob("*") if file.is_file()):
+            yield file.relative_to(part).as_posix().encode()
+            yield file.read_bytes()
