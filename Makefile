@@ -2,15 +2,16 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image lint bench image lock check-lock
+.PHONY: help run test test-image test-cluster lint bench image up down shell doctor lock check-lock
 
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := service pipeline local tests
+CODE := service pipeline local cluster tests
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --no-annotate \
-	--custom-compile-command "make lock" pyproject.toml
-
-LOCK_GROUPS := --group pipeline --group local --group test --group lint
+	--custom-compile-command "make lock"
+LOCK_ALL := $(LOCK) pyproject.toml --group pipeline --group local --group test --group lint
+LOCK_SERVICE := $(LOCK) pyproject.toml --constraints requirements.txt
+LOCK_CLUSTER := $(LOCK) --group cluster
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -18,13 +19,28 @@ help: ## show this
 run: .venv/ready model/model.json ## train, register and serve on http://localhost:8000, with a real PostgreSQL
 	@$(BIN)/python -m local run
 
-test: .venv/ready ## run every test but those of the image, with coverage
+test: .venv/ready ## run every test but those of image and cluster, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m "not image"
+	@$(BIN)/coverage run -m pytest -m "not image and not cluster"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
 	@$(BIN)/pytest -m image
+
+up: .venv/ready ## start a real Kubernetes on this machine (needs root; builds its programs once, about 25 min)
+	@$(BIN)/python -m cluster up
+
+down: .venv/ready ## end it, and leave nothing
+	@$(BIN)/python -m cluster down
+
+shell: .venv/ready ## a shell in it, with kubectl and the rest
+	@$(BIN)/python -m cluster exec -- bash
+
+doctor: .venv/ready ## what the cluster needs of this machine, and how to fix what is missing
+	@$(BIN)/python -m cluster doctor
+
+test-cluster: .venv/ready ## test the cluster, from nothing to nothing (needs root)
+	@$(BIN)/pytest -m cluster
 
 lint: .venv/ready ## check format, style, types and locks
 	$(BIN)/ruff format --check $(CODE)
@@ -40,16 +56,19 @@ image: .venv/ready model/model.json ## build the serving image, with docker or b
 	@$(BIN)/python -m local image
 
 lock: .venv/ready ## write the lock files anew from pyproject.toml (UPGRADE=--upgrade takes newer versions)
-	$(LOCK) $(UPGRADE) $(LOCK_GROUPS) --output-file requirements.txt
-	$(LOCK) --constraints requirements.txt --output-file service/requirements.txt
+	$(LOCK_ALL) $(UPGRADE) --output-file requirements.txt
+	$(LOCK_SERVICE) --output-file service/requirements.txt
+	$(LOCK_CLUSTER) --output-file cluster/requirements.txt
 
 # Locks that are current come out of their own sources unchanged.
 check-lock: .venv/ready
-	@mkdir -p .local/lock && cp requirements.txt .local/lock/all.txt && cp service/requirements.txt .local/lock/service.txt
-	@$(LOCK) $(LOCK_GROUPS) --output-file .local/lock/all.txt
-	@$(LOCK) --constraints requirements.txt --output-file .local/lock/service.txt
-	@diff requirements.txt .local/lock/all.txt && diff service/requirements.txt .local/lock/service.txt \
-		|| { echo "the locks do not follow from pyproject.toml; run: make lock" >&2; exit 1; }
+	@mkdir -p .local/lock/{.,service,cluster}
+	@for lock in {,service/,cluster/}requirements.txt; do cp $$lock .local/lock/$$lock; done
+	@$(LOCK_ALL) --output-file .local/lock/requirements.txt
+	@$(LOCK_SERVICE) --output-file .local/lock/service/requirements.txt
+	@$(LOCK_CLUSTER) --output-file .local/lock/cluster/requirements.txt
+	@for lock in {,service/,cluster/}requirements.txt; do diff $$lock .local/lock/$$lock \
+		|| { echo "the locks do not follow from pyproject.toml; run: make lock" >&2; exit 1; }; done
 
 # Everything at once and by hash, with uv, which is itself taken from the lock: 22 s where pip needs 70.
 .venv/ready: requirements.txt

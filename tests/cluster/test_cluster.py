@@ -1,0 +1,389 @@
+"""A cluster, from nothing to nothing: killed half-way, brought up, used, brought up again, taken down."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster import doctor, images, machine
+from local.engine import buildah
+from local.image import BASE, find_base
+from tests.cluster import snapshot
+from tests.running import ROOT, wait_until
+
+pytestmark = pytest.mark.cluster
+
+HERE = Path(__file__).parent
+CLUSTER = [sys.executable, "-m", "cluster"]
+MINUTES = 60.0
+SYSTEM = "system:serviceaccount"
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> snapshot.Snapshot:
+    """What this machine has without a cluster; packages that the cluster needs stay, so they come first."""
+    if machine.init_pid() is not None:
+        pytest.exit("a cluster runs here, and these tests end it; `make down`, if you can do without it", 1)
+    doctor.prepare()
+    machine.stop()
+    return snapshot.take(tmp_path_factory.getbasetemp().parent)
+
+
+@pytest.fixture(scope="module")
+def cluster(before: snapshot.Snapshot) -> Iterator[str]:  # noqa: ARG001 - it comes first
+    """The platform's cluster, brought up after an `up` that was killed; yields what the second one printed."""
+    _kill_up_when(lambda: machine.log("kubeadm").exists())
+    done = _up()
+    yield done.stderr
+    subprocess.run([*CLUSTER, "down"], cwd=ROOT, check=True)
+
+
+@pytest.fixture(scope="module")
+def placeholder(cluster: str) -> None:  # noqa: ARG001 - it runs there
+    """What stands for an application, applied and ready in the namespace iris-dev."""
+    images.push(buildah(), find_base(buildah()), images.in_registry(BASE))
+    _kubectl("apply", "--namespace=iris-dev", f"--filename={HERE / 'placeholder.yaml'}")
+    _kubectl("wait", "--namespace=iris-dev", "--for=condition=Available", "deployment/one", "--timeout=3m")
+    _wait_for_rollout("Healthy")
+
+
+def test_up_says_each_step_with_its_time_and_what_to_do_next(cluster: str) -> None:
+    for step in ("this machine", "programs", "machine", "images", "Kubernetes", "node", "platform", "pods"):
+        assert f"  ok  {step} (" in cluster
+    assert "GiB of memory" in cluster
+    assert "localhost:8080" in cluster
+    assert "make shell" in cluster
+
+
+def test_every_pod_of_the_platform_is_ready(cluster: str) -> None:  # noqa: ARG001
+    pods = _get("pods", "--all-namespaces")
+    assert {pod["metadata"]["namespace"] for pod in pods} == {"argo-rollouts", "argocd", "kube-system", "traefik"}
+    for pod in pods:
+        ready = {condition["type"]: condition["status"] for condition in pod["status"]["conditions"]}
+        assert ready["Ready"] == "True", pod["metadata"]["name"]
+
+
+def test_the_router_answers_on_this_host_for_a_deployment(placeholder: None) -> None:  # noqa: ARG001
+    assert _ask("one.example").text == "one"
+    assert _ask("unknown.example").status_code == 404
+
+
+def test_a_canary_of_ten_percent_gets_ten_percent_of_the_requests(placeholder: None) -> None:  # noqa: ARG001
+    _kubectl("argo", "rollouts", "status", "two", "--namespace=iris-dev", "--timeout=1m")
+    new = [{"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": "canary"}]
+    _kubectl("patch", "rollout", "two", "--namespace=iris-dev", "--type=json", f"--patch={json.dumps(new)}")
+    _wait_for_rollout("Paused")
+    wait_until(lambda: _weights() == {"stable": 90, "canary": 10}, "the controller to set the weights")
+    with httpx.Client() as client:
+        wait_until(lambda: "canary" in {_ask("two.example", client).text for _ in range(20)}, "the router to know")
+        answers = [_ask("two.example", client).text for _ in range(1000)]
+    assert 60 <= answers.count("canary") <= 140
+    assert answers.count("canary") + answers.count("one") == 1000
+    _kubectl("argo", "rollouts", "promote", "two", "--namespace=iris-dev")
+    _wait_for_rollout("Healthy")
+    assert _ask("two.example").text == "canary"
+
+
+def test_the_autoscaler_reads_metrics(placeholder: None) -> None:  # noqa: ARG001
+    def reads() -> bool:
+        status = _get("horizontalpodautoscalers", "--namespace=iris-dev")[0]["status"]
+        read = {
+            metric["resource"]["name"]: metric["resource"]["current"].get("averageUtilization", 0)
+            for metric in status.get("currentMetrics") or []
+        }
+        return read.keys() == {"cpu", "memory"} and read["memory"] > 0
+
+    wait_until(reads, "the autoscaler to read metrics", 3 * MINUTES)
+
+
+def test_a_pod_that_uses_too_much_memory_is_killed_and_started_again(placeholder: None) -> None:  # noqa: ARG001
+    def killed() -> bool:
+        pod = json.loads(_kubectl("get", "pod", "hungry", "--namespace=iris-dev", "--output=json"))
+        container = pod["status"]["containerStatuses"][0]
+        ended = container["lastState"].get("terminated", {}).get("reason")
+        return bool(ended == "OOMKilled" and container["restartCount"] >= 1)
+
+    wait_until(killed, "the pod to be killed for its memory", 3 * MINUTES)
+
+
+@pytest.mark.parametrize("namespace", ["argo-rollouts", "argocd", "iris-dev", "iris-prod", "traefik"])
+def test_a_privileged_pod_is_refused(cluster: str, namespace: str) -> None:  # noqa: ARG001
+    container = {"name": "greedy", "image": BASE, "securityContext": {"privileged": True}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "greedy"}, "spec": {"containers": [container]}}
+    done = _run("kubectl", "apply", f"--namespace={namespace}", "--filename=-", stdin=json.dumps(pod))
+    assert done.returncode != 0
+    assert 'violates PodSecurity "restricted' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("who", "verb", "what", "where", "may"),
+    [
+        ("traefik:traefik", "list", "secrets", "iris-prod", True),
+        ("traefik:traefik", "list", "secrets", "argocd", False),
+        ("traefik:traefik", "update", "traefikservices.traefik.io", "iris-prod", False),
+        ("argo-rollouts:argo-rollouts", "update", "traefikservices.traefik.io", "iris-prod", True),
+        ("argo-rollouts:argo-rollouts", "get", "secrets", "argo-rollouts", True),
+        ("argo-rollouts:argo-rollouts", "get", "secrets", "iris-prod", False),
+        ("argo-rollouts:argo-rollouts", "create", "deployments.apps", "iris-prod", False),
+        ("argocd:argocd-application-controller", "update", "rollouts.argoproj.io", "iris-prod", True),
+        ("argocd:argocd-application-controller", "get", "secrets", "argocd", True),
+        ("argocd:argocd-application-controller", "get", "secrets", "iris-prod", False),
+        ("argocd:argocd-application-controller", "create", "pods", "iris-prod", False),
+        ("argocd:argocd-application-controller", "create", "clusterrolebindings", "iris-prod", False),
+        ("argocd:argocd-applicationset-controller", "get", "secrets", "iris-prod", False),
+        ("kube-system:metrics-server", "get", "secrets", "kube-system", False),
+    ],
+)
+def test_each_part_may_do_what_it_needs_and_no_more(
+    cluster: str,  # noqa: ARG001
+    who: str,
+    verb: str,
+    what: str,
+    where: str,
+    *,
+    may: bool,
+) -> None:
+    done = _run("kubectl", "auth", "can-i", verb, what, f"--namespace={where}", f"--as={SYSTEM}:{who}")
+    assert done.stdout.strip() == ("yes" if may else "no")
+
+
+def test_argo_cd_makes_a_commit_so(placeholder: None, tmp_path: Path) -> None:  # noqa: ARG001
+    repository = tmp_path / "demo"
+    (repository / "app").mkdir(parents=True)
+    config_map = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "from-git"},
+        "data": {"said": "first"},
+    }
+    served = subprocess.Popen(
+        machine.inside(["git", "daemon", "--export-all", f"--base-path={tmp_path}", f"--listen={machine.NODE}"]),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _commit(repository, config_map)
+        application = (HERE / "application.yaml").read_text()
+        assert _run("kubectl", "apply", "--filename=-", stdin=application).returncode == 0
+        wait_until(lambda: _said() == "first", "the first commit to be synced", 3 * MINUTES)
+        config_map["data"] = {"said": "second"}
+        _commit(repository, config_map)
+        wait_until(lambda: _said() == "second", "the second commit to be synced", 3 * MINUTES)
+        assert "Synced" in _exec("argocd", "app", "get", "demo").stdout
+    finally:
+        _kubectl("delete", "application", "demo", "--namespace=argocd")
+        served.terminate()
+        served.wait()
+
+
+def test_prometheus_is_reachable_on_this_host(placeholder: None) -> None:  # noqa: ARG001
+    _kubectl("apply", f"--filename={HERE / 'prometheus.yaml'}")
+    try:
+        _kubectl("rollout", "status", "--namespace=monitoring", "deployment/prometheus", "--timeout=3m")
+
+        def scraped() -> bool:
+            url = "http://localhost:9090/api/v1/query"
+            try:
+                answer = httpx.get(url, params={"query": "count(traefik_service_requests_total)"}).json()
+            except httpx.TransportError:
+                return False
+            return bool(answer["data"]["result"])
+
+        wait_until(scraped, "Prometheus to have scraped Traefik, found by asking Kubernetes", 2 * MINUTES)
+    finally:
+        _kubectl("delete", f"--filename={HERE / 'prometheus.yaml'}")
+
+
+def test_a_kubeconfig_for_this_host_works_and_is_not_world_readable(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    config = tmp_path / "kubeconfig"
+    config.write_text(_run_cluster("kubeconfig").stdout)
+    kubectl = next(folder / "kubectl" for folder in _path() if (folder / "kubectl").exists())
+    done = subprocess.run(
+        [kubectl, f"--kubeconfig={config}", "get", "nodes", "--output=name"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "node/iris", done.stderr
+
+
+def test_exec_passes_on_folder_output_and_exit_code(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    command = [*CLUSTER, "exec", "--", "sh", "-c", "pwd; exit 3"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == (str(tmp_path), 3)
+
+
+def test_logs_and_status_show_what_runs(cluster: str) -> None:  # noqa: ARG001
+    names = _run_cluster("logs").stdout.split()
+    assert {"containerd", "doors", "kubeadm", "kubelet", "machine", "registry"} <= set(names)
+    assert "initialized successfully" in _run_cluster("logs", "kubeadm").stdout
+    missing = _run_cluster("logs", "nothing")
+    assert missing.returncode == 1
+    assert "kubeadm" in missing.stderr
+    assert "argocd-application-controller" in _run_cluster("status").stdout
+
+
+def test_up_twice_changes_nothing(placeholder: None) -> None:  # noqa: ARG001
+    first, pid = _pods(), machine.init_pid()
+    done = _up()
+    assert machine.init_pid() == pid
+    assert "  ok  Kubernetes (" not in done.stderr
+    assert _pods() == first
+
+
+def test_another_cluster_beside_it_is_refused_with_the_port_that_is_taken(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    done = _run_cluster("doctor", XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert "port 8080" in done.stderr
+    assert "fix: ss -ltnp 'sport = :8080'" in done.stderr
+
+
+def test_down_leaves_nothing(before: snapshot.Snapshot, cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    assert _run_cluster("down").returncode == 0
+    _assert_nothing_left(before, tmp_path)
+
+
+@pytest.mark.parametrize("victim", ["first process", "unshare"])
+def test_down_leaves_nothing_of_a_cluster_that_was_killed_half_way(
+    before: snapshot.Snapshot, tmp_path: Path, victim: str
+) -> None:
+    _kill_up_when((machine.state() / "root/etc/kubernetes/manifests/etcd.yaml").exists)
+    pid = machine.init_pid()
+    assert pid
+    if victim == "unshare":
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: machine.init_pid() is None, "the cluster to be gone")
+    assert any("leftovers" in line and " no " in line for line in _run_cluster("doctor").stderr.splitlines())
+    assert _run_cluster("down").returncode == 0
+    _assert_nothing_left(before, tmp_path)
+
+
+def _assert_nothing_left(before: snapshot.Snapshot, apart: Path) -> None:
+    found: dict[str, set[str]] = {}
+
+    def nothing() -> bool:
+        found.clear()
+        found.update(snapshot.difference(before, snapshot.take(apart.parent.parent)))
+        return not found
+
+    try:
+        wait_until(nothing, "", 1 * MINUTES)  # others on this machine start and end processes, too
+    except AssertionError:
+        pytest.fail(f"left, or gone: {found}")
+
+
+def _kill_up_when(condition: Callable[[], bool]) -> None:
+    """Start `up`, kill it without a word once the condition holds, and leave the rest as it is."""
+    process = subprocess.Popen([*CLUSTER, "up"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60 * MINUTES  # it may have all programs to build
+        while not condition():
+            assert process.poll() is None, "up has ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _up() -> subprocess.CompletedProcess[str]:
+    done = _run_cluster("up")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def _run_cluster(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLUSTER, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _exec(*command: str) -> subprocess.CompletedProcess[str]:
+    return _run_cluster("exec", "--", *command)
+
+
+def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        machine.inside(command),
+        env=machine.environment(),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _kubectl(*arguments: str) -> str:
+    return machine.run("kubectl", *arguments, seconds=5 * MINUTES)
+
+
+def _get(kind: str, *options: str) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = json.loads(_kubectl("get", kind, *options, "--output=json"))["items"]
+    return items
+
+
+def _pods() -> dict[str, int]:
+    return {
+        f"{pod['metadata']['name']} {pod['metadata']['uid']}": sum(
+            container["restartCount"] for container in pod["status"]["containerStatuses"]
+        )
+        for pod in _get("pods", "--all-namespaces")
+        if pod["metadata"]["name"] != "hungry"
+    }
+
+
+def _path() -> list[Path]:
+    return [Path(folder) for folder in (machine.state() / "path").read_text().split(":")]
+
+
+def _ask(host: str, client: httpx.Client | None = None) -> httpx.Response:
+    return (client or httpx).get("http://localhost:8080/", headers={"Host": host})
+
+
+def _weights() -> dict[str, int]:
+    split = _get("traefikservices", "--namespace=iris-dev")[0]["spec"]["weighted"]["services"]
+    return {service["name"]: service["weight"] for service in split}
+
+
+def _wait_for_rollout(phase: str) -> None:
+    def reached() -> bool:
+        status = _get("rollouts", "--namespace=iris-dev")[0].get("status", {})
+        return bool(status.get("phase") == phase)
+
+    wait_until(reached, f"the rollout to be {phase}", 3 * MINUTES)
+
+
+def _commit(repository: Path, config_map: dict[str, Any]) -> None:
+    (repository / "app" / "config-map.json").write_text(json.dumps(config_map))
+    for command in (
+        "init --quiet --initial-branch=main",
+        "add --all",
+        "-c user.name=test -c user.email=test@example commit --quiet --message=change",
+    ):
+        subprocess.run(["git", "-C", repository, *command.split()], check=True)
+
+
+def _said() -> str:
+    return _run(
+        "kubectl", "get", "configmap", "from-git", "--namespace=iris-dev", "--output=jsonpath={.data.said}"
+    ).stdout

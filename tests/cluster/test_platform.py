@@ -1,0 +1,67 @@
+"""The platform's kustomizations and the modules that stand for them on this machine say the same."""
+
+import re
+
+import pytest
+
+from cluster import images, platform, programs
+from cluster.steps import ClusterError
+from tests.running import ROOT
+
+KUSTOMIZATIONS = sorted((ROOT / "manifests/platform").glob("*/kustomization.yaml"))
+ADDRESSES = [
+    (file.parent.name, address)
+    for file in KUSTOMIZATIONS
+    for address in re.findall(r"https?://\S+", file.read_text())
+]
+
+
+def test_there_is_a_kustomization_for_each_part_and_each_refers_to_upstream() -> None:
+    parts = {"argo-cd", "argo-rollouts", "metrics-server", "traefik"}
+    assert {name for name, _ in ADDRESSES} == parts
+    assert {file.parent.name for file in KUSTOMIZATIONS} == parts | {"environments"}
+
+
+@pytest.mark.parametrize(("name", "address"), ADDRESSES)
+def test_an_address_names_the_version_that_go_mod_requires(name: str, address: str) -> None:
+    found = platform.FOLDER.fullmatch(address) or platform.FILE.fullmatch(address)
+    assert found, f"{address} is no pinned address of upstream's manifests"
+    assert found["version"] == programs.version(name)
+
+
+def test_different_versions_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "version", lambda _: "v0.0.1")
+    with pytest.raises(ClusterError, match=r"asks for \S+ v\S+, cluster/modules/\S+/go.mod for v0.0.1: make them"):
+        platform.render(platform.OVERLAY, print)
+
+
+@pytest.mark.cluster
+def test_every_image_of_the_platform_is_one_that_the_cluster_builds_at_that_version() -> None:
+    rendered = platform.render(platform.OVERLAY, print)
+    used = set(re.findall(r"^\s+(?:- )?image: (\S+)$", rendered, re.MULTILINE))
+    assert {name.partition(":")[0].rpartition("/")[2] for name in used} == {
+        "argocd", "argo-rollouts", "metrics-server", "redis", "traefik",
+    }  # fmt: skip
+    assert used <= {image.name for image in images.all_images()}
+
+
+@pytest.mark.cluster
+def test_every_container_of_the_platform_has_requests_a_memory_limit_and_no_privileges() -> None:
+    rendered = platform.render(platform.OVERLAY, print)
+    workloads = [
+        part for part in rendered.split("\n---\n") if re.search(r"^kind: (Deployment|StatefulSet)$", part, re.M)
+    ]
+    assert len(workloads) == 7
+    for workload in workloads:
+        name = re.findall(r"^  name: (\S+)$", workload, re.MULTILINE)[0]
+        containers = workload.partition("\n      containers:\n")[2]
+        for demanded in (
+            r"limits:\n\s+(?:ephemeral-storage: \S+\n\s+)?memory: ",
+            r"requests:\n\s+cpu: \S+\n\s+memory: ",
+            r"allowPrivilegeEscalation: false",
+            r"readOnlyRootFilesystem: true",
+            r"drop:\n\s+- ALL",
+            r"runAsNonRoot: true",
+            r"type: RuntimeDefault",
+        ):
+            assert re.search(demanded, containers), f"{name}: no {demanded}"
