@@ -72,7 +72,7 @@ def test_every_pod_of_the_platform_is_ready(cluster: str) -> None:  # noqa: ARG0
 
 
 def test_the_router_answers_on_this_host_for_a_deployment(placeholder: None) -> None:  # noqa: ARG001
-    assert _ask("one.example").text == "one"
+    wait_until(lambda: _ask("one.example").text == "one", "the router to know the route")
     assert _ask("unknown.example").status_code == 404
 
 
@@ -165,7 +165,7 @@ def test_argo_cd_makes_a_commit_so(placeholder: None, tmp_path: Path) -> None:  
         "data": {"said": "first"},
     }
     served = subprocess.Popen(
-        machine.inside(["git", "daemon", "--export-all", f"--base-path={tmp_path}", f"--listen={machine.NODE}"]),
+        machine.inside(["git", "daemon", "--export-all", f"--base-path={tmp_path}", f"--listen={machine.NODE}"], "--net"),
         stderr=subprocess.DEVNULL,
     )
     try:
