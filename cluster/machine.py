@@ -145,8 +145,9 @@ def environment() -> Mapping[str, str]:
         **kept,
         "PATH": (state() / "path").read_text(),
         "KUBECONFIG": KUBECONFIG,
-        # Argo CD's command looks for itself in the namespace of its context.
-        "ARGOCD_OPTS": "--core --kube-context argocd",
+        "KUBECACHEDIR": str(state() / "kubectl"),
+        "ARGOCD_CONFIG_DIR": str(state() / "argocd"),
+        "ARGOCD_OPTS": "--core",
     }
 
 

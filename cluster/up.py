@@ -65,8 +65,8 @@ def _init() -> None:
         machine.run("sh", "-c", command, seconds=10 * MINUTES)
     except ClusterError as error:
         raise ClusterError("kubeadm could not make a cluster; the next `make up` begins anew") from error
-    context = ("--cluster=kubernetes", "--user=kubernetes-admin", "--namespace=argocd")
-    machine.run("kubectl", "config", "set-context", "argocd", *context)
+    # Argo CD's command looks for itself in the namespace of the context.
+    machine.run("kubectl", "config", "set-context", "--current", "--namespace=argocd")
     (machine.state() / INITIALISED).touch()
 
 

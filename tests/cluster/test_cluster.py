@@ -165,7 +165,9 @@ def test_argo_cd_makes_a_commit_so(placeholder: None, tmp_path: Path) -> None:  
         "data": {"said": "first"},
     }
     served = subprocess.Popen(
-        machine.inside(["git", "daemon", "--export-all", f"--base-path={tmp_path}", f"--listen={machine.NODE}"], "--net"),
+        machine.inside(
+            ["git", "daemon", "--export-all", f"--base-path={tmp_path}", f"--listen={machine.NODE}"], "--net"
+        ),
         stderr=subprocess.DEVNULL,
     )
     try:
