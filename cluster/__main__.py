@@ -19,13 +19,14 @@ app = typer.Typer(help="A real Kubernetes on this machine.", pretty_exceptions_e
 @app.command()
 def up() -> None:
     """Start the cluster and its platform; a second time, bring it up to date."""
-    steps.up()
+    with machine.alone():
+        steps.up()
 
 
 @app.command()
 def down() -> None:
     """End the cluster, however it was left, and leave nothing but the cache of programs and images."""
-    with step("down"):
+    with machine.alone(), step("down"):
         machine.stop()
     console.print("next: make up")
 

@@ -1,6 +1,7 @@
 """The cluster's machine: one process with namespaces of its own, in which everything else runs."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -111,13 +112,27 @@ def start(programs: Sequence[Path], made_from: str) -> None:
         time.sleep(0.02)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep other commands from changing the cluster meanwhile. Raises ClusterError when one does already."""
+    cache.root().mkdir(parents=True, exist_ok=True)
+    with (cache.root() / "cluster.lock").open("w") as lock:  # the kernel takes it back, however this ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterError(
+                "another `make up` or `make down` is at work; wait for its end, or end it"
+            ) from None
+        yield
+
+
 def stop() -> None:
     """End the cluster, running or killed half-way, and remove all that is left of it outside the cache."""
-    ending = list(_processes())
-    for pid in ending:
-        _kill(pid)  # with the first process, the kernel ends its process namespace, mounts and network
-    while any(map(_exists, ending)):
-        time.sleep(0.02)
+    while ending := list(_processes()):
+        for pid in ending:
+            _kill(pid)  # with the first process, the kernel ends its process namespace, mounts and network
+        while any(map(_exists, ending)):
+            time.sleep(0.02)
     for tree in _cgroups():
         for folder, _, _ in os.walk(tree, topdown=False):
             Path(folder).rmdir()

@@ -45,7 +45,7 @@ def step(name: str, log: Path | None = None) -> Iterator[Say]:
         status.start()
     try:
         yield say
-    except (ClusterError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
         reason = escape(str(error) or "interrupted; the same command goes on from here")
         look = f"\n      log: {log}" if log else ""
         console.print(f"  [red]no[/]  {escape(name)} ({time.monotonic() - begun:.0f} s): {reason}{look}")

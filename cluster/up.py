@@ -110,7 +110,7 @@ def _workloads() -> str | None:
         if not _is_ready(item)
     ]
     reasons = [reason for pod in _get("pods", "--all-namespaces") for reason in _waiting(pod)]
-    return f"not ready: {', '.join(unready)}. {'; '.join(reasons)}" if unready else None
+    return "; ".join([f"not ready: {', '.join(unready)}", *reasons]) if unready else None
 
 
 def _is_ready(item: Kind) -> bool:
@@ -142,9 +142,9 @@ def _say_what_next() -> None:
     doors = "".join(f"\n  {door.name:<12} localhost:{door.port}" for door in machine.DOORS)
     console.print(f"""{doors}
 next:
-  make shell                                     kubectl, argocd and the rest, set up for this cluster
-  python -m cluster exec -- kubectl get pods -A  one command of them
-  in that shell:
-    kubectl argo rollouts list rollouts -A         and `get rollout NAME -n NAMESPACE --watch`
-    argocd app list                                and `get NAME`; Argo CD has no UI here
-  make down                                      end it, and leave nothing""")
+  make shell  a shell in the cluster, with kubectl, argocd and the rest set up; in it, for instance
+                kubectl get pods --all-namespaces
+                kubectl argo rollouts list rollouts --all-namespaces   (and: get rollout NAME -n NAMESPACE --watch)
+                argocd app list                                        (and: get NAME; Argo CD has no UI here)
+              one command alone: .venv/bin/python -m cluster exec -- kubectl get pods --all-namespaces
+  make down   end it, and leave nothing""")

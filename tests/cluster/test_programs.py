@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import images, programs
+from cluster import images, machine, programs
 from cluster.__main__ import main
 
 
@@ -47,6 +47,16 @@ def test_images_have_different_names_and_keys() -> None:
     all_images = list(images.all_images())
     assert len({image.reference for image in all_images}) == len(all_images)
     assert len({image.key() for image in all_images}) == len(all_images)
+
+
+def test_two_commands_do_not_change_the_cluster_at_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cluster", "down"])
+    with machine.alone():
+        assert main() == 1
+    assert "another `make up` or `make down` is at work" in capsys.readouterr().err
+    assert main() == 0
 
 
 @pytest.mark.parametrize("arguments", [["exec", "--", "true"], ["status"], ["kubeconfig"]])
