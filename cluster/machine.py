@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,7 +115,11 @@ def start(programs: Sequence[Path], made_from: str) -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Keep other commands from changing the cluster meanwhile. Raises ClusterError when one does already."""
+    """Keep other commands from changing the cluster meanwhile, and temporary files where they are found again.
+
+    Raises ClusterError when another command is at work.
+    """
+    temporary = cache.root() / "tmp"
     cache.root().mkdir(parents=True, exist_ok=True)
     with (cache.root() / "cluster.lock").open("w") as lock:  # the kernel takes it back, however this ends
         try:
@@ -123,7 +128,17 @@ def alone() -> Iterator[None]:
             raise ClusterError(
                 "another `make up` or `make down` is at work; wait for its end, or end it"
             ) from None
-        yield
+        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+        temporary.mkdir()
+        tempfile.tempdir = os.environ["TMPDIR"] = str(
+            temporary
+        )  # for this process, and for the builders that it starts
+        try:
+            yield
+        finally:
+            tempfile.tempdir = None
+            del os.environ["TMPDIR"]
+            shutil.rmtree(temporary)
 
 
 def stop() -> None:

@@ -40,7 +40,8 @@ def base_image(engine: Engine, name: str, include: Sequence[str], *hooks: str) -
             context = Path(folder)
             (context / "Dockerfile").write_text(DOCKERFILE)
             command = [*options, str(context / "rootfs.tar"), f"deb {packages.mirror()} {RELEASE} main"]
-            environment = {"SOURCE_DATE_EPOCH": "0", **packages.proxy(), **os.environ}
+            # Where it unpacks is where everything else here is temporary, so that whoever cleans up finds it.
+            environment = {"SOURCE_DATE_EPOCH": "0", **packages.proxy(), **os.environ, "TMPDIR": folder}
             if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
                 raise ImageError(f"mmdebstrap could not make {name}; its last lines say why")
             engine.build(context, tag)
