@@ -17,6 +17,7 @@ from cluster import doctor, images, machine
 from local.engine import buildah
 from local.image import BASE, find_base
 from tests.cluster import snapshot
+from tests.overlays import render
 from tests.running import ROOT, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -115,7 +116,9 @@ def test_a_pod_that_uses_too_much_memory_is_killed_and_started_again(placeholder
     wait_until(killed, "the pod to be killed for its memory", 3 * MINUTES)
 
 
-@pytest.mark.parametrize("namespace", ["argo-rollouts", "argocd", "iris-dev", "iris-prod", "traefik"])
+@pytest.mark.parametrize(
+    "namespace", ["argo-rollouts", "argocd", "iris-dev", "iris-prod", "monitoring", "traefik"]
+)
 def test_a_privileged_pod_is_refused(cluster: str, namespace: str) -> None:  # noqa: ARG001
     container = {"name": "greedy", "image": BASE, "securityContext": {"privileged": True}}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "greedy"}, "spec": {"containers": [container]}}
@@ -186,22 +189,37 @@ def test_argo_cd_makes_a_commit_so(placeholder: None, tmp_path: Path) -> None:  
         served.wait()
 
 
-def test_prometheus_is_reachable_on_this_host(placeholder: None) -> None:  # noqa: ARG001
-    _kubectl("apply", f"--filename={HERE / 'prometheus.yaml'}")
+def test_the_prometheus_of_the_release_gates_is_reachable_on_this_host(placeholder: None) -> None:  # noqa: ARG001
+    _kubectl("apply", "--server-side", f"--kustomize={ROOT / 'monitoring'}")
     try:
         _kubectl("rollout", "status", "--namespace=monitoring", "deployment/prometheus", "--timeout=3m")
 
         def scraped() -> bool:
             url = "http://localhost:9090/api/v1/query"
             try:
-                answer = httpx.get(url, params={"query": "count(traefik_service_requests_total)"}).json()
+                answer = httpx.get(url, params={"query": 'up{job="traefik"} == 1'}).json()
             except httpx.TransportError:
                 return False
             return bool(answer["data"]["result"])
 
         wait_until(scraped, "Prometheus to have scraped Traefik, found by asking Kubernetes", 2 * MINUTES)
+        targets = httpx.get("http://localhost:9090/api/v1/targets").json()["data"]["activeTargets"]
+        assert {target["health"] for target in targets} == {"up"}
+        rules = httpx.get("http://localhost:9090/api/v1/rules").json()["data"]["groups"]
+        assert {rule["health"] for group in rules for rule in group["rules"]} == {"ok"}
     finally:
-        _kubectl("delete", f"--filename={HERE / 'prometheus.yaml'}")
+        _kubectl("delete", f"--kustomize={ROOT / 'monitoring'}")
+
+
+def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    for name, objects in render(tmp_path).items():
+        done = _run("kubectl", "apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=objects)
+        assert done.returncode == 0, f"{name}: {done.stderr}"
+        assert "Warning" not in done.stderr, f"{name}: {done.stderr}"
+        assert done.stdout.count("server dry run") == objects.count("\nkind: ")
+    typo = objects.replace("readinessProbe:", "readynessProbe:")
+    done = _run("kubectl", "apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=typo)
+    assert 'unknown field "spec.template.spec.containers[0].readynessProbe"' in done.stderr
 
 
 def test_a_kubeconfig_for_this_host_works(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001

@@ -1,0 +1,98 @@
+"""`python -m delivery`: ship a release by a commit, promote it, take it back, and tell what ran when."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from delivery import changes
+from delivery.changes import Change
+from delivery.history import history as told
+from delivery.release import ReleaseError, read_model
+from delivery.repository import Repository
+
+app = typer.Typer(
+    help="Ship a model by commit, and take it back.", pretty_exceptions_enable=False, no_args_is_help=True
+)
+Environment = Literal["dev", "prod"]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be committed, and change nothing")]
+Override = Annotated[bool, typer.Option("--override", help="also a release that was rejected before")]
+
+
+@app.command()
+def release(
+    digest: Annotated[str, typer.Argument(help="sha256:... of the image that was pushed")],
+    model: Annotated[Path, typer.Option(help="the model folder that is in the image")] = Path("model"),
+    override: Override = False,  # noqa: FBT002 - a flag
+    dry_run: DryRun = False,  # noqa: FBT002
+) -> None:
+    """Ship an image to dev."""
+    repository = Repository(Path())
+    wanted = read_model(model, digest)
+    _commit(repository, changes.release(repository, "dev", wanted, override=override), dry_run=dry_run)
+
+
+@app.command()
+def promote(override: Override = False, dry_run: DryRun = False) -> None:  # noqa: FBT002
+    """Ship to prod what runs in dev."""
+    repository = Repository(Path())
+    _commit(repository, changes.promote(repository, override=override), dry_run=dry_run)
+
+
+@app.command()
+def revert(
+    environment: Environment,
+    digest: Annotated[str, typer.Option(help="only if this one runs; another is left alone")] = "",
+    reason: Annotated[str, typer.Option(help="the commit's body")] = "Taken back by hand.",
+    dry_run: DryRun = False,  # noqa: FBT002
+) -> None:
+    """Bring back the release before the one that runs, and remember that one as rejected."""
+    repository = Repository(Path())
+    _commit(repository, changes.revert(repository, environment, reason, digest), dry_run=dry_run)
+
+
+@app.command()
+def history(environment: Environment) -> None:
+    """Tell which model ran in an environment from when to when, who brought it, and why it left."""
+    table = Table("model", "digest", "from", "until", "brought by", "why it left")
+    for stay in told(Repository(Path()), environment):
+        table.add_row(
+            str(stay.release.facts["version"]),
+            stay.release.digest[:19],
+            f"{stay.since:%Y-%m-%d %H:%M}",
+            f"{stay.until:%Y-%m-%d %H:%M}" if stay.until else "now",
+            stay.brought_by,
+            stay.left,
+        )
+    Console().print(table)
+
+
+def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> None:
+    if change is None:
+        typer.echo("nothing to do: git says so already, or has moved on")
+        return
+    if dry_run:
+        typer.echo(f"would commit in {change.folder}:\n\n{change.message}")
+        return
+    repository.refuse_changes()
+    sha = repository.commit(change.folder, change.files, change.message)
+    typer.echo(f"{sha[:10]} {change.message.splitlines()[0]}\nnext: git push")
+
+
+def main() -> int:
+    """Run a command; return its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except ReleaseError as error:
+        typer.echo(f"delivery: {error}", err=True)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""What git tells of an environment: which model ran from when to when, who brought it, and why it left."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from delivery.changes import REJECTED, folder
+from delivery.release import Release, ReleaseError, parse
+from delivery.repository import Commit, Repository
+
+
+class Stay(NamedTuple):
+    """A release's time in an environment; `until` and `left` are empty for the one that is there."""
+
+    release: Release
+    since: datetime
+    until: datetime | None
+    brought_by: str
+    left: str
+
+
+def history(repository: Repository, environment: str) -> list[Stay]:
+    """Return the releases of an environment, newest first."""
+    stays: list[Stay] = []
+    after: Commit | None = None
+    for commit in repository.commits(folder(environment)):
+        try:
+            release = parse(repository.files(folder(environment), commit.sha))
+        except ReleaseError:
+            release = None
+        if release:
+            stays.append(Stay(release, commit.time, after.time if after else None, commit.author, _why(after)))
+        after = commit
+    return stays
+
+
+def _why(after: Commit | None) -> str:
+    if after is None:
+        return ""
+    if f"{REJECTED}: " not in after.body:
+        return f"followed by {after.subject.partition(': ')[2]}"
+    return f"taken back: {after.body.partition(REJECTED)[0].strip().splitlines()[0]}"

@@ -1,0 +1,70 @@
+"""The git repository: what is committed in it, and a commit more. The git command does the work."""
+
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from delivery.release import ReleaseError
+
+
+class Commit(NamedTuple):
+    """A commit that changed a folder."""
+
+    sha: str
+    author: str
+    time: datetime
+    subject: str
+    body: str
+
+
+class Repository:
+    """The checkout that `root` is in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(_git(root, "rev-parse", "--show-toplevel").strip())
+
+    def refuse_changes(self) -> None:
+        """Raise ReleaseError when something is not committed: a release must not carry along what nobody means."""
+        if changes := _git(self.root, "status", "--porcelain"):
+            raise ReleaseError(f"there are changes that are not committed; commit or stash them first:\n{changes}")
+
+    def files(self, folder: str, at: str = "HEAD") -> dict[str, str]:
+        """Return the files of a folder in a commit, by name."""
+        names = _git(self.root, "ls-tree", "--name-only", f"{at}:{folder}").splitlines()
+        return {name: _git(self.root, "show", f"{at}:{folder}/{name}") for name in names}
+
+    def commits(self, folder: str) -> list[Commit]:
+        """Return the commits that changed a folder, newest first."""
+        text = _git(self.root, "log", "-z", "--format=%H%x01%an <%ae>%x01%ct%x01%s%x01%b", "--", folder)
+        fields = (entry.split("\x01") for entry in text.split("\0") if entry)
+        return [
+            Commit(sha, who, datetime.fromtimestamp(int(when), UTC), what, why)
+            for sha, who, when, what, why in fields
+        ]
+
+    def trailers(self, key: str) -> list[str]:
+        """Return the values of a trailer in all commits."""
+        text = _git(self.root, "log", f"--format=%(trailers:key={key},valueonly,separator=%x0A)")
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    def commit(self, folder: str, files: Mapping[str, str], message: str) -> str:
+        """Make a folder hold exactly these files, commit that, and return the commit's id."""
+        for old in (self.root / folder).iterdir():
+            if old.name not in files:
+                old.unlink()
+        for name, text in files.items():
+            (self.root / folder / name).write_text(text)
+        _git(self.root, "add", "--all", "--", folder)
+        _git(self.root, "commit", "--quiet", "--file=-", "--", folder, stdin=message)
+        return _git(self.root, "rev-parse", "HEAD").strip()
+
+
+def _git(root: Path, *arguments: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ReleaseError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout

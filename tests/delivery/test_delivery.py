@@ -1,0 +1,207 @@
+"""Releases, promotions and reverts in a real git repository."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from delivery import changes
+from delivery.history import history
+from delivery.release import COMPONENT, NOTHING, Release, ReleaseError, parse, read_model
+from delivery.repository import Repository
+from tests.running import ROOT
+
+ONE, TWO, THREE = (f"sha256:{digit * 64}" for digit in "123")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository in which nothing has been released."""
+    for name, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org")):
+        monkeypatch.setenv(f"GIT_AUTHOR_{name}", value)
+        monkeypatch.setenv(f"GIT_COMMITTER_{name}", value)
+    _git(tmp_path, "init", "--quiet")
+    for environment in ("dev", "prod"):
+        folder = tmp_path / changes.folder(environment)
+        folder.mkdir(parents=True)
+        (folder / COMPONENT).write_text(NOTHING)
+    _git(tmp_path, "add", ".")
+    _git(tmp_path, "commit", "--quiet", "--message=begin")
+    return Repository(tmp_path)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def _release(digest: str, version: str = "1") -> Release:
+    facts = {
+        "version": version,
+        "sha256": version * 64,
+        "run_id": "ab12",
+        "metrics": {"accuracy": 0.9333, "confusion": [[1]]},
+        "golden": [],
+    }
+    return Release(digest, json.dumps(facts))
+
+
+def _do(repository: Repository, change: changes.Change | None) -> str:
+    assert change
+    return repository.commit(*change)
+
+
+def _three_releases(repository: Repository) -> None:
+    for digest, version in ((ONE, "1"), (TWO, "2"), (THREE, "3")):
+        _do(repository, changes.release(repository, "dev", _release(digest, version)))
+        _do(repository, changes.promote(repository))
+
+
+def test_a_release_is_a_commit_that_changes_one_folder_and_says_what_it_ships(repository: Repository) -> None:
+    sha = _do(repository, changes.release(repository, "dev", _release(ONE)))
+    assert set(_git(repository.root, "show", "--format=", "--name-only", sha).split()) == {
+        "overlays/dev/release/kustomization.yaml",
+        "overlays/dev/release/model.json",
+    }
+    assert changes.current(repository, "dev") == _release(ONE)
+    message = _git(repository.root, "show", "--no-patch", "--format=%B", sha)
+    assert message.startswith(f"dev: model 1 ({ONE[:19]})\n")
+    assert "accuracy 0.9333" in message
+    assert repository.trailers("Image-Digest") == [ONE]
+    assert repository.trailers("Model-Version") == ["1"]
+
+
+def test_what_runs_already_is_not_released_again(repository: Repository) -> None:
+    _do(repository, changes.release(repository, "dev", _release(ONE)))
+    assert changes.release(repository, "dev", _release(ONE)) is None
+    _do(repository, changes.promote(repository))
+    assert changes.promote(repository) is None
+
+
+def test_a_promotion_ships_to_prod_what_dev_has_byte_for_byte(repository: Repository) -> None:
+    _do(repository, changes.release(repository, "dev", _release(ONE)))
+    _do(repository, changes.promote(repository))
+    dev, prod = (repository.files(changes.folder(environment)) for environment in ("dev", "prod"))
+    assert dev == prod
+    _git(repository.root, "checkout", "--quiet", "HEAD~2")
+    with pytest.raises(ReleaseError, match="nothing runs in dev"):
+        changes.promote(repository)
+
+
+def test_a_revert_brings_back_the_release_before_and_remembers_the_reason(repository: Repository) -> None:
+    _three_releases(repository)
+    sha = _do(repository, changes.revert(repository, "prod", "P95 was 0.8 s, the limit is 0.5 s."))
+    assert changes.current(repository, "prod") == _release(TWO, "2")
+    assert changes.current(repository, "dev") == _release(THREE, "3")
+    message = _git(repository.root, "show", "--no-patch", "--format=%B", sha)
+    assert "P95 was 0.8 s, the limit is 0.5 s." in message
+    assert repository.trailers("Release-Rejected") == [THREE]
+
+
+def test_a_second_revert_passes_over_what_was_rejected(repository: Repository) -> None:
+    _three_releases(repository)
+    _do(repository, changes.revert(repository, "prod", "bad"))
+    _do(repository, changes.revert(repository, "prod", "bad, too"))
+    assert changes.current(repository, "prod") == _release(ONE)
+    with pytest.raises(ReleaseError, match="there is none to go back to"):
+        changes.revert(repository, "prod", "all bad")
+
+
+def test_an_event_that_is_late_or_forged_changes_nothing(repository: Repository) -> None:
+    _three_releases(repository)
+    assert changes.revert(repository, "prod", "late", TWO) is None
+    assert changes.revert(repository, "prod", "forged", f"sha256:{'f' * 64}") is None
+    _do(repository, changes.revert(repository, "prod", "told once", THREE))
+    assert changes.revert(repository, "prod", "told twice", THREE) is None
+
+
+def test_a_rejected_release_comes_back_only_with_override(repository: Repository) -> None:
+    _three_releases(repository)
+    _do(repository, changes.revert(repository, "prod", "bad"))
+    with pytest.raises(ReleaseError, match=f"{THREE} was rejected before.*--override"):
+        changes.promote(repository)
+    _do(repository, changes.promote(repository, override=True))
+    assert changes.current(repository, "prod") == _release(THREE, "3")
+
+
+def test_history_tells_who_brought_what_and_why_it_left(repository: Repository) -> None:
+    _three_releases(repository)
+    _do(repository, changes.revert(repository, "prod", "P95 was 0.8 s."))
+    told = history(repository, "prod")
+    assert [stay.release.facts["version"] for stay in told] == ["2", "3", "2", "1"]
+    assert told[0].until is None
+    assert told[1].left == "taken back: P95 was 0.8 s."
+    assert told[2].left == f"followed by model 3 ({THREE[:19]})"
+    assert {stay.brought_by for stay in told} == {"Ada <ada@example.org>"}
+    assert all(later.since >= earlier.since for later, earlier in pairwise(told))
+
+
+def test_a_persons_edit_is_no_release_and_no_way_back(repository: Repository) -> None:
+    _three_releases(repository)
+    file = repository.root / changes.folder("prod") / COMPONENT
+    file.write_text(file.read_text().replace(THREE, ONE) + "# by hand\n")
+    _git(repository.root, "commit", "--quiet", "--all", "--message=by hand")
+    with pytest.raises(ReleaseError, match="not as `python -m delivery` writes them"):
+        changes.revert(repository, "prod", "bad")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("version", '3"\n'), ("sha256", "abc"), ("run_id", "x: y"), ("version", "")],
+)
+def test_a_model_that_would_break_out_of_the_file_is_refused(tmp_path: Path, field: str, value: str) -> None:
+    facts = {**_release(ONE).facts, field: value}
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(ReleaseError, match=field):
+        read_model(tmp_path, ONE)
+
+
+@pytest.mark.parametrize("digest", ["latest", ONE[:-1], f"{ONE}0", ONE.upper(), f"{ONE}\n", "sha256:" + "g" * 64])
+def test_what_is_no_digest_is_refused(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(ReleaseError, match="is no digest"):
+        read_model(tmp_path, digest)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="python -m pipeline"):
+        read_model(tmp_path, ONE)
+
+
+def test_the_files_of_a_release_are_read_as_they_are_written() -> None:
+    assert parse(_release(ONE).files()) == _release(ONE)
+    assert parse({COMPONENT: NOTHING}) is None
+
+
+def test_the_command_says_what_it_would_do_and_then_does_it(repository: Repository, model: Path) -> None:
+    dry = _command(repository, "release", ONE, f"--model={model}", "--dry-run")
+    assert dry.stdout.startswith("would commit in overlays/dev/release:\n\ndev: model ")
+    assert changes.current(repository, "dev") is None
+    done = _command(repository, "release", ONE, f"--model={model}")
+    assert done.stdout.endswith("next: git push\n")
+    assert "nothing to do" in _command(repository, "release", ONE, f"--model={model}").stdout
+    assert "prod: model " in _command(repository, "promote").stdout
+    assert ONE[:19] in _command(repository, "history", "prod").stdout
+
+
+def test_the_command_refuses_a_tree_with_changes(repository: Repository, model: Path) -> None:
+    (repository.root / "notes").touch()
+    done = _command(repository, "release", ONE, f"--model={model}")
+    assert done.returncode == 1
+    assert "commit or stash them first" in done.stderr
+    assert "?? notes" in done.stderr
+    assert changes.current(repository, "dev") is None
+
+
+def _command(repository: Repository, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "delivery", *arguments],
+        cwd=repository.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,34 @@
+"""The overlays as they would be applied: a copy of the manifests with a release in each environment."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from cluster import programs
+from delivery import changes
+from delivery.release import Release
+from tests.running import ROOT
+
+RELEASE = Release(
+    f"sha256:{'4' * 64}",
+    json.dumps({"version": "7", "sha256": "5" * 64, "run_id": "ab12", "metrics": {}, "golden": []}),
+)
+
+
+def render(copy: Path) -> dict[str, str]:
+    """Return the objects of dev, prod and monitoring as YAML, built from a copy that is made in that folder."""
+    for folder in ("manifests", "overlays", "monitoring"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    for environment in ("dev", "prod"):
+        for name, text in RELEASE.files().items():
+            (copy / changes.folder(environment) / name).write_text(text)
+    built = {"dev": "overlays/dev", "prod": "overlays/prod", "monitoring": "monitoring"}
+    return {name: _build(copy / folder) for name, folder in built.items()}
+
+
+def _build(folder: Path) -> str:
+    kustomize = programs.folder("kustomize", print) / "kustomize"
+    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    return done.stdout

@@ -1,0 +1,57 @@
+"""The golden gate's program, against the real service."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.running import ROOT, RunningService
+
+
+def _gate(service: RunningService, facts: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    file = folder / "recorded.json"
+    file.write_text(json.dumps(facts))
+    command = [sys.executable, "-I", str(ROOT / "manifests/iris/golden.py"), service.url, str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def facts(model: Path) -> dict[str, Any]:
+    """What git would hold beside the digest of an image with this model."""
+    read: dict[str, Any] = json.loads((model / "model.json").read_text())
+    return read
+
+
+def test_the_model_that_git_says_passes(
+    shared_service: RunningService, facts: dict[str, Any], tmp_path: Path
+) -> None:
+    done = _gate(shared_service, facts, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "the canary answers what was recorded\n")
+
+
+@pytest.mark.parametrize("field", ["version", "sha256"])
+def test_another_model_than_git_says_is_stopped(
+    shared_service: RunningService, facts: dict[str, Any], tmp_path: Path, field: str
+) -> None:
+    done = _gate(shared_service, facts | {field: "other"}, tmp_path)
+    assert done.returncode == 1
+    assert f"{field}: git says other, the canary {facts[field]}" in done.stdout
+
+
+def test_one_wrong_class_is_stopped(shared_service: RunningService, facts: dict[str, Any], tmp_path: Path) -> None:
+    facts["golden"][3]["prediction"] = (facts["golden"][3]["prediction"] + 1) % 3
+    done = _gate(shared_service, facts, tmp_path)
+    assert done.returncode == 1
+    assert f"{facts['golden'][3]['features']}: recorded is class" in done.stdout
+
+
+def test_a_probability_that_is_off_is_stopped(
+    shared_service: RunningService, facts: dict[str, Any], tmp_path: Path
+) -> None:
+    facts["golden"][0]["probability"] += 2e-5
+    assert _gate(shared_service, facts, tmp_path).returncode == 1
+    facts["golden"][0]["probability"] -= 1.5e-5
+    assert _gate(shared_service, facts, tmp_path).returncode == 0

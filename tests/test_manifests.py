@@ -1,0 +1,264 @@
+"""Both overlays as they would be applied: every reference leads somewhere, and nothing is looser than needed."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import programs
+from delivery.release import IMAGE
+from tests.overlays import RELEASE, render
+from tests.running import ROOT, RunningService
+
+Object = dict[str, Any]
+NUMBERS = ("server_error_ratio", "latency_p95_seconds")
+SERVING = {"app.kubernetes.io/component": "serving"}
+# What dev may have otherwise than prod, beside its database: kind and path.
+DIFFERENT = {
+    ("HorizontalPodAutoscaler", "spec.maxReplicas"),
+    ("HorizontalPodAutoscaler", "spec.minReplicas"),
+    ("IngressRoute", "spec.routes.0.match"),
+    ("Rollout", "spec.strategy.canary.steps"),
+    ("Rollout", "spec.template.spec.containers.0.env.1.value"),
+}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
+    """The objects of each overlay with a release in it, and those of monitoring."""
+    built = render(tmp_path_factory.mktemp("manifests"))
+    return {name: list(yaml.safe_load_all(text)) for name, text in built.items()}
+
+
+def _named(objects: list[Object], kind: str) -> dict[str, Object]:
+    return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
+
+
+def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
+    """Yield the name, the labels and the spec of each pod template, those of Jobs in gates included."""
+    for item in objects:
+        if item["kind"] in {"Rollout", "StatefulSet", "Deployment"}:
+            template = item["spec"]["template"]
+            yield item["metadata"]["name"], template["metadata"]["labels"], template["spec"]
+        if item["kind"] == "AnalysisTemplate":
+            for metric in item["spec"]["metrics"]:
+                if "job" in metric["provider"]:
+                    template = metric["provider"]["job"]["spec"]["template"]
+                    yield metric["name"], template["metadata"]["labels"], template["spec"]
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_every_reference_leads_to_exactly_one_object(rendered: dict[str, list[Object]], environment: str) -> None:
+    objects = rendered[environment]
+    kinds = (
+        "ConfigMap",
+        "Service",
+        "ServiceAccount",
+        "AnalysisTemplate",
+        "TraefikService",
+        "Middleware",
+        "Rollout",
+    )
+    there = {kind: _named(objects, kind) for kind in kinds}
+    assert len({(item["kind"], item["metadata"]["name"]) for item in objects}) == len(objects)
+
+    canary = there["Rollout"]["iris"]["spec"]["strategy"]["canary"]
+    assert {canary["stableService"], canary["canaryService"]} == {"iris-stable", "iris-canary"}
+    split = there["TraefikService"][canary["trafficRouting"]["traefik"]["weightedTraefikServiceName"]]
+    weights = {service["name"]: service["weight"] for service in split["spec"]["weighted"]["services"]}
+    assert weights == {canary["stableService"]: 100, canary["canaryService"]: 0}
+    assert weights.keys() <= there["Service"].keys()
+    for name in re.findall(r"'templateName': '([^']+)'", str(canary["steps"])):
+        wanted = {argument["name"] for argument in there["AnalysisTemplate"][name]["spec"]["args"]}
+        assert wanted == {"namespace", "hash"}
+
+    for route in _named(objects, "IngressRoute")["iris"]["spec"]["routes"]:
+        assert {middleware["name"] for middleware in route["middlewares"]} == there["Middleware"].keys()
+        assert [service["name"] for service in route["services"]] == [split["metadata"]["name"]]
+    target = _named(objects, "HorizontalPodAutoscaler")["iris"]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Rollout", "iris")
+
+    for _, _, pod in _pods(objects):
+        assert pod.get("serviceAccountName", "iris") in there["ServiceAccount"]
+        volumes = {volume["name"] for volume in pod.get("volumes", [])} | {"data"}  # the StatefulSet's claim
+        for volume in pod.get("volumes", []):
+            assert "configMap" not in volume or volume["configMap"]["name"] in there["ConfigMap"]
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes
+            ports = {port["name"] for port in container.get("ports", [])}
+            for probe in re.findall(r"'port': '([^']+)'", str(container)):
+                assert probe in ports
+            secrets = re.findall(r"'secretKeyRef': \{'key': '([^']+)', 'name': '([^']+)'\}", str(container))
+            assert {name for _, name in secrets} <= {"iris-database"}
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_every_selector_selects_a_pod(rendered: dict[str, list[Object]], environment: str) -> None:
+    objects = rendered[environment]
+    labels = [labels for _, labels, _ in _pods(objects)]
+    selectors = [item["spec"]["selector"] for item in objects if item["kind"] == "Service"]
+    selectors += [
+        item["spec"]["selector"]["matchLabels"]
+        for item in objects
+        if item["kind"] in {"PodDisruptionBudget", "Rollout", "StatefulSet"}
+    ]
+    found = re.findall(r"'podSelector': \{'matchLabels': (\{[^}]*\})", str(_named(objects, "NetworkPolicy")))
+    selectors += [yaml.safe_load(text) for text in found if "k8s-app" not in text]
+    assert len(selectors) >= 7
+    for selector in selectors:
+        assert any(selector.items() <= candidate.items() for candidate in labels), selector
+    ports = {
+        port["name"] for _, _, pod in _pods(objects) for c in pod["containers"] for port in c.get("ports", [])
+    }
+    for service in _named(objects, "Service").values():
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_what_runs_is_the_image_of_the_release_by_digest(
+    rendered: dict[str, list[Object]], environment: str
+) -> None:
+    images = {
+        name: container["image"]
+        for name, labels, pod in _pods(rendered[environment])
+        for container in pod["containers"]
+        if labels["app.kubernetes.io/component"] != "database"
+    }
+    assert images == dict.fromkeys(("iris", "golden"), f"{IMAGE}@{RELEASE.digest}")
+    rollout = _named(rendered[environment], "Rollout")["iris"]
+    assert rollout["spec"]["template"]["metadata"]["annotations"]["model-version"] == "7"
+    gate = next(pod for name, _, pod in _pods(rendered[environment]) if name == "golden")
+    maps = _named(rendered[environment], "ConfigMap")
+    files = {file for volume in gate["volumes"] for file in maps[volume["configMap"]["name"]]["data"]}
+    assert files == {"golden.py", "model.json"}
+
+
+@pytest.mark.parametrize("where", ["dev", "prod", "monitoring"])
+def test_every_pod_is_restricted_limited_and_without_a_token_it_does_not_need(
+    rendered: dict[str, list[Object]], where: str
+) -> None:
+    pods = list(_pods(rendered[where]))
+    assert pods
+    for name, labels, pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["enableServiceLinks"] is False
+        assert name == "prometheus" or pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
+        if SERVING.items() <= labels.items():
+            assert {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle"} <= pod["containers"][0].keys()
+            # Longer than the preStop pause and the two times that the service may drain.
+            assert pod["terminationGracePeriodSeconds"] > 5 + 2 * 10
+        for volume in pod.get("volumes", []):
+            assert volume.keys() & {"configMap", "emptyDir", "downwardAPI"}
+
+
+def test_dev_and_prod_differ_only_where_they_may(rendered: dict[str, list[Object]]) -> None:
+    dev, prod = (
+        {
+            (item["kind"], item["metadata"]["name"]): item
+            for item in rendered[environment]
+            if item["metadata"].get("labels", {}).get("app.kubernetes.io/name") != "postgres"
+        }
+        for environment in ("dev", "prod")
+    )
+    assert dev.keys() == prod.keys()
+    different = set()
+    for key, item in prod.items():
+        assert (dev[key]["metadata"].pop("namespace"), item["metadata"].pop("namespace")) == (
+            "iris-dev",
+            "iris-prod",
+        )
+        different |= {(key[0], path) for path in _different(dev[key], item)}
+    assert different == DIFFERENT
+
+
+def _different(one: object, other: object, path: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in one.keys() | other.keys():
+            yield from _different(one.get(name), other.get(name), f"{path}.{name}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from _different(a, b, f"{path}.{index}")
+    elif one != other:
+        yield path.removeprefix(".")
+
+
+def test_git_holds_no_secret_and_no_right_to_everything() -> None:
+    files = [
+        file for folder in ("manifests", "overlays", "monitoring") for file in (ROOT / folder).rglob("*.yaml")
+    ]
+    assert len(files) > 30
+    for file in files:
+        for item in yaml.safe_load_all(file.read_text()):
+            assert item.get("kind") != "Secret", file
+            for rule in item.get("rules") or []:
+                assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])], file
+
+
+def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]]) -> None:
+    slo = _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]
+    assert len(slo) == 4
+    for metric in slo:
+        limit = metric["successCondition"].rpartition(" ")[2]
+        number = "len(result) == 1 && !isNaN(result[0]) && result[0]"
+        assert metric["successCondition"] == f"{number} <= {limit}"
+        assert metric["failureCondition"] == f"{number} > {limit}"
+        assert float(limit) == (0.01 if "errors" in metric["name"] else 0.5)
+        assert metric["count"] >= metric["inconclusiveLimit"]
+        assert metric["consecutiveSuccessLimit"] == 10
+        assert metric["consecutiveErrorLimit"] * 10 >= 60  # seconds for which Prometheus may be away
+
+
+def test_a_gate_reads_recorded_numbers_alone(rendered: dict[str, list[Object]]) -> None:
+    rules = yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())
+    recorded = {rule["record"] for group in rules["groups"] for rule in group["rules"]}
+    read = set()
+    for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
+        query = metric["provider"]["prometheus"]["query"]
+        found = re.fullmatch(
+            r'([\w:]+)\{namespace="\{\{args\.namespace\}\}", (\w+)="(\{\{args\.hash\}\}|iris-canary)"\}', query
+        )
+        assert found, query
+        read.add(found[1])
+    assert read == {f"{view}:{number}" for view in ("iris", "router") for number in NUMBERS}
+    assert read <= recorded
+
+
+def test_the_service_exports_every_metric_and_label_that_a_rule_reads(shared_service: RunningService) -> None:
+    assert shared_service.predict().status_code == 200
+    exported = shared_service.client.get("/metrics").text
+    rules = (ROOT / "monitoring/rules.yml").read_text()
+    read = set(re.findall(r"\b(iris_\w+)", rules))
+    assert read == {"iris_requests_total", "iris_request_latency_seconds_bucket", "iris_predictions_total"}
+    for name, labels in (
+        ("iris_requests_total", ("endpoint", "status")),
+        ("iris_request_latency_seconds_bucket", ("endpoint", "le")),
+        ("iris_predictions_total", ("prediction",)),
+    ):
+        series = re.findall(rf"^{name}\{{(.*)\}}", exported, re.MULTILINE)
+        assert series
+        assert all(f'{label}="' in series[0] for label in labels)
+    assert 'iris_requests_total{endpoint="/predict"' in exported
+    assert 'le="0.5"' in exported  # the limit of the gate is the edge of a bucket
+
+
+def test_the_rules_hold_what_their_tests_say() -> None:
+    promtool = programs.folder("prometheus", print) / "promtool"
+    for arguments in (["check", "config", "prometheus.yml"], ["test", "rules", "rules.test.yml"]):
+        done = subprocess.run(
+            [promtool, *arguments], cwd=ROOT / "monitoring", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
