@@ -1,5 +1,6 @@
 """The cluster's images: built under upstream's names from the programs, kept in the cluster's own registry."""
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -61,6 +62,11 @@ class Image(NamedTuple):
         """The name by which the cluster's registry has it, tag included."""
         return in_registry(self.name)
 
+    @property
+    def keyed_reference(self) -> str:
+        """The name by which the registry has what was built from the same; pushed last, so that it is whole."""
+        return f"{self.reference.rpartition(':')[0]}:{self.key()}"
+
     def key(self) -> str:
         """Return the digest of all that it is made from."""
         made = (programs.key(folder) for folder, _ in self.programs)
@@ -68,11 +74,7 @@ class Image(NamedTuple):
 
 
 def in_registry(name: str) -> str:
-    """Return the path and tag under which containerd asks the cluster's registry for an image.
-
-    >>> in_registry("quay.io/argoproj/argocd:v3.6.1"), in_registry("redis:8")
-    ('argoproj/argocd:v3.6.1', 'library/redis:8')
-    """
+    """Return the path and tag under which containerd asks the cluster's registry for an image."""
     host, _, rest = name.partition("/")
     if not rest:
         return f"library/{host}"
@@ -106,27 +108,25 @@ def all_images() -> Iterator[Image]:
 
 def push_missing(say: Say) -> None:
     """Build and push the images that the running cluster's registry lacks, or has of something else."""
-    missing = [image for image in all_images() if not has(f"{image.reference.rpartition(':')[0]}:{image.key()}")]
+    missing = [image for image in all_images() if not _is_there(image)]
     for number, image in enumerate(missing, 1):
         say(f"building {image.name}, once ({number} of {len(missing)})")
         engine = buildah()
         tag = f"localhost/{image.reference}"
         _build(engine, image, tag, say)
         push(engine, tag, image.reference)
-        # Pushed last: what has this tag is whole.
-        push(engine, tag, f"{image.reference.rpartition(':')[0]}:{image.key()}")
+        push(engine, tag, image.keyed_reference)
         engine.run("rmi", tag)
 
 
-def has(reference: str) -> bool:
-    """Whether the running cluster's registry has an image, by its path and tag there."""
+def digest(reference: str) -> str | None:
+    """Return the digest of an image in the running cluster's registry, by its path and tag there, None without."""
     name, _, tag = reference.rpartition(":")
     url = f"http://{machine.REGISTRY}/v2/{name}/manifests/{tag}"
     accept = "Accept: application/vnd.docker.distribution.manifest.v2+json"
-    return (
-        machine.run("curl", "--silent", "--head", "--header", accept, "--write-out", "%{http_code}", url)[-3:]
-        == "200"
-    )
+    headers = machine.run("curl", "--silent", "--head", "--header", accept, url)
+    found = re.search(r"^docker-content-digest: (\S+)", headers, re.MULTILINE | re.IGNORECASE)
+    return found[1] if found else None
 
 
 def push(engine: Engine, image: str, reference: str) -> None:
@@ -143,6 +143,12 @@ def push(engine: Engine, image: str, reference: str) -> None:
 
 def _single(name: str, folder: str, program: str, user: str = "0:0") -> Image:
     return Image(name, PROGRAM.format(program=program, user=user), ((folder, program),))
+
+
+def _is_there(image: Image) -> bool:
+    """Whether upstream's name leads to what was built from the same; another checkout may have pushed since."""
+    there = digest(image.keyed_reference)
+    return there is not None and there == digest(image.reference)
 
 
 def _build(engine: Engine, image: Image, tag: str, say: Say) -> None:
