@@ -91,7 +91,7 @@ def test_a_canary_of_ten_percent_gets_ten_percent_of_the_requests(placeholder: N
     assert answers.count("canary") + answers.count("one") == 1000
     _kubectl("argo", "rollouts", "promote", "two", "--namespace=iris-dev")
     _wait_for_rollout("Healthy")
-    assert _ask("two.example").text == "canary"
+    wait_until(lambda: _ask("two.example").text == "canary", "the router to know that the canary is stable now")
 
 
 def test_the_autoscaler_reads_metrics(placeholder: None) -> None:  # noqa: ARG001
