@@ -73,8 +73,7 @@ def examine() -> Iterator[Check]:
     yield _amount(
         "memory", _free_memory(), MEMORY, f"free {MEMORY:.0f} GiB; `ps aux --sort=-rss | head` says who has it"
     )
-    built = all((cache.root() / "programs").glob(f"{name}-{programs.key(name)}") for name in programs.NAMES)
-    needed = DISK if built else DISK + DISK_TO_BUILD
+    needed = DISK if all(map(programs.is_built, programs.NAMES)) else DISK + DISK_TO_BUILD
     yield _amount("disk", _free_disk(), needed, f"free {needed:.0f} GiB on the disk of {cache.root()}")
     if machine.init_pid() is None:
         yield from map(_port, machine.DOORS)
@@ -96,12 +95,12 @@ def show() -> bool:
 
 
 def prepare() -> None:
-    """Install what is missing and may be installed. Raises ClusterError with every other problem and its fix."""
+    """Install what is missing and may be installed.
+
+    Raises PackageError, and ClusterError with every other problem and its fix.
+    """
     if os.geteuid() == 0 and (missing := _missing_packages()):
-        try:
-            packages.install(missing)
-        except packages.PackageError as error:
-            raise ClusterError(str(error)) from error
+        packages.install(missing)
     # What a killed cluster left is cleared away before a new one starts.
     problems = [check for check in examine() if check.fix and check.name != "leftovers"]
     if problems:

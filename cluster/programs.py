@@ -75,6 +75,11 @@ def folder(name: str, say: Say) -> Path:
     return cache.keep("programs", name, key(name), make)
 
 
+def is_built(name: str) -> bool:
+    """Whether the programs of that name are in the cache."""
+    return cache.place("programs", name, key(name)).exists()
+
+
 def key(name: str) -> str:
     """Return the digest of all that the programs of that name are made from: modules, flags, and Go itself."""
     if name == "prebuilt":

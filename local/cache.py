@@ -21,12 +21,17 @@ def key(*parts: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def place(kind: str, name: str, made_from: str) -> Path:
+    """Return the folder of that kind, name and key, whether it is there or not."""
+    return root() / kind / f"{name}-{made_from}"
+
+
 def keep(kind: str, name: str, made_from: str, make: Callable[[Path], None]) -> Path:
     """Return the folder of that kind, name and key; where it is missing, `make` fills it first.
 
     A folder is there whole or not at all, whenever the making is stopped. Older ones of the same name go.
     """
-    folder = root() / kind / f"{name}-{made_from}"
+    folder = place(kind, name, made_from)
     if not folder.exists():
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)

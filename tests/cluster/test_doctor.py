@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import doctor, machine
+from cluster import doctor, machine, programs
 from cluster.doctor import Check, examine
 from cluster.steps import ClusterError
 
@@ -60,6 +60,12 @@ def test_too_little_is_a_problem_that_show_reports(
     for name in ("cores", "memory", "disk"):
         assert f"  no  {name}" in shown
     assert shown.count("fix: ") >= 3
+
+
+def test_more_disk_is_needed_while_the_programs_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"{doctor.DISK + doctor.DISK_TO_BUILD:.0f} needed" in _check("disk").found
+    monkeypatch.setattr(programs, "is_built", lambda _: True)
+    assert f"{doctor.DISK:.0f} needed" in _check("disk").found
 
 
 def test_what_a_killed_cluster_has_left_is_named() -> None:
