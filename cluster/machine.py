@@ -217,7 +217,7 @@ def use() -> tuple[float, int]:
     if (pid := init_pid()) is None:
         raise NotRunningError
     ticks = memory = 0
-    for process in Path(f"/proc/{pid}/root/proc").glob("[0-9]*"):
+    for process in Path("/proc", str(pid), "root", "proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, IndexError):  # it may just have ended
             fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
             ticks += sum(map(int, fields[11:15]))  # its own, and those of its children that have ended

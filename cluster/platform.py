@@ -61,10 +61,11 @@ def _take_upstream_from_modules(kustomization: Path, copy: Path) -> None:
             )
         # A file has to lie inside of the kustomization's folder; a folder may be linked to from there.
         here = kustomization.parent / f"upstream-{module}"
-        source = programs.source(module) / found["path"]
+        files = programs.source(module)
+        source = files / found["path"]
         if source.is_dir():
             if not here.exists():
-                here.symlink_to(programs.source(module))
+                here.symlink_to(files)
             text = text.replace(found[0], f"{here.name}/{found['path']}")
         else:
             shutil.copyfile(source, here.with_suffix(".yaml"))
