@@ -122,6 +122,12 @@ def unacknowledged(database_url: str, *loads: Load) -> int:
     return len(logged) - len(acknowledged)
 
 
+def assert_refused_and_logged(server: Postgres, load: Load, later: Load) -> None:
+    """Check that each request was answered or refused in good form, and the log holds the answers and no more."""
+    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
+    assert set(load.statuses) == {200, 503}
+
+
 def waiting(service: RunningService) -> int:
     """Return how many predictions /logs says wait in the journal, while PostgreSQL is away."""
     response = service.client.get("/logs", timeout=STATEMENT_SECONDS - 1)  # it does not wait for a statement's end
@@ -438,8 +444,7 @@ def test_a_disk_that_the_journal_filled_is_free_again_when_postgresql_is_back(
         service.wait_shipped()
         later = assert_recovers(service)
         service.wait_shipped()
-    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
-    assert set(load.statuses) == {200, 503}
+    assert_refused_and_logged(server, load, later)
 
 
 def test_a_disk_that_another_filled_is_no_hindrance_once_it_is_free_with_postgresql_still_away(
@@ -455,8 +460,7 @@ def test_a_disk_that_another_filled_is_no_hindrance_once_it_is_free_with_postgre
         later = assert_recovers(service)
         server.start()
         service.wait_shipped()
-    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
-    assert set(load.statuses) == {200, 503}
+    assert_refused_and_logged(server, load, later)
 
 
 def test_on_a_full_disk_with_postgresql_there_nothing_is_lost(
@@ -472,8 +476,7 @@ def test_on_a_full_disk_with_postgresql_there_nothing_is_lost(
             disk.free()
         later = assert_recovers(service)
         service.wait_shipped()
-    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
-    assert set(load.statuses) == {200, 503}
+    assert_refused_and_logged(server, load, later)
 
 
 def test_a_service_that_starts_on_a_full_disk_says_so_and_starts_when_there_is_room(
@@ -503,8 +506,7 @@ def test_a_full_journal_refuses_predictions_and_drains_when_postgresql_is_back(
         service.wait_shipped()
         later = assert_recovers(service)
         service.wait_shipped()
-    assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
-    assert set(load.statuses) == {200, 503}
+    assert_refused_and_logged(server, load, later)
 
 
 # The journal is damaged.
