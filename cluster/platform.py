@@ -11,7 +11,6 @@ from cluster import programs
 from cluster.steps import ClusterError, Say
 
 ROOT = Path(__file__).parent.parent
-OVERLAY = "cluster/platform"
 # Public addresses of upstream's manifests: a folder of a git repository at a tag, or one file of it.
 FOLDER = re.compile(r"https://github\.com/(?P<repository>[\w.-]+/[\w.-]+)//(?P<path>\S+)\?ref=(?P<version>\S+)")
 FILE = re.compile(
@@ -33,7 +32,7 @@ def render(overlay: str, say: Say) -> str:
     """
     with tempfile.TemporaryDirectory(prefix="iris-platform-") as temporary:
         copy = Path(temporary)
-        for folder in ("manifests", "cluster/platform"):
+        for folder in ("manifests", "cluster/platform", "cluster/argocd", "cluster/database"):
             shutil.copytree(ROOT / folder, copy / folder)
         for kustomization in copy.rglob("kustomization.yaml"):
             _take_upstream_from_modules(kustomization, copy)

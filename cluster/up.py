@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from cluster import doctor, images, machine, platform, programs
+from cluster import doctor, forge, images, machine, platform, programs, secrets
 from cluster.steps import ClusterError, Say, console, step, wait_for
 from local import cache
 
@@ -37,11 +37,19 @@ def up() -> None:
     with step("node", machine.log("kubelet")) as say:
         wait_for(_node, 5 * MINUTES, say)
     with step("platform") as say:
-        _apply(platform.render(platform.OVERLAY, say), say)
+        _make_folders_of_volumes()
+        _apply(platform.render("cluster/platform", say), say)
+        _apply(secrets.objects(), say)
         _answer_as_load_balancer()
+    with step("forge", machine.log("forge")) as say:
+        commit = forge.update(say)
+        forge.start(secrets.token(), say)
     with step("pods", machine.log("kubelet")) as say:
         wait_for(_workloads, 10 * MINUTES, say)
         wait_for(_metrics, 5 * MINUTES, say)
+    with step("applications") as say:
+        _apply(platform.render("cluster/argocd", say), say)
+        wait_for(lambda: _applications(commit), 5 * MINUTES, say)
     console.print(f"up in {time.monotonic() - begun:.0f} s; {measured(seconds=2)}")
     _say_what_next()
 
@@ -93,6 +101,30 @@ def _apply(objects: str, say: Say) -> None:
         machine.run("kubectl", "apply", "--server-side", "--force-conflicts", "--filename=-", stdin=objects)
 
     wait_for(missing, 2 * MINUTES, say)
+
+
+def _make_folders_of_volumes() -> None:
+    """Make what the PersistentVolumes of cluster/platform lead to."""
+    for name in ("dev", "prod"):
+        (machine.state() / "root/var/lib/kubelet/volumes" / name).mkdir(parents=True, exist_ok=True)
+
+
+def _applications(commit: str) -> str | None:
+    """Say which applications are not yet as the commit says."""
+    found = _get("applications", "--namespace=argocd")
+    behind = [reason for item in found if (reason := _behind(item, commit))]
+    return "; ".join(behind) if found else "Argo CD has not found any yet"
+
+
+def _behind(application: Kind, commit: str) -> str | None:
+    name, status = application["metadata"]["name"], application.get("status", {})
+    for condition in status.get("conditions", []):
+        if condition["type"].endswith("Error"):
+            return f"{name}: {condition['message']}"
+    sync, health = status.get("sync", {}), status.get("health", {})
+    if sync.get("status") != "Synced" or sync.get("revision") != commit or health.get("status") != "Healthy":
+        return f"{name} is {sync.get('status', 'Unknown')} and {health.get('status', 'Unknown')}"
+    return None
 
 
 def _answer_as_load_balancer() -> None:

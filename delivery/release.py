@@ -14,6 +14,10 @@ NOTHING = """\
 # Written by `python -m delivery`, never by a person: what runs here. Nothing has been released yet.
 apiVersion: kustomize.config.k8s.io/v1alpha1
 kind: Component
+patches:
+  - target: {kind: Rollout, name: iris}
+    patch: |
+      - {op: add, path: /spec/replicas, value: 0} # there is no image to run
 """
 TEMPLATE = """\
 # Written by `python -m delivery`, never by a person: what runs here.

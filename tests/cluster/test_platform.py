@@ -32,12 +32,12 @@ def test_an_address_names_the_version_that_go_mod_requires(name: str, address: s
 def test_different_versions_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "version", lambda _: "v0.0.1")
     with pytest.raises(ClusterError, match=r"asks for \S+ v\S+, cluster/modules/\S+/go.mod for v0.0.1: make them"):
-        platform.render(platform.OVERLAY, print)
+        platform.render("cluster/platform", print)
 
 
 @pytest.mark.cluster
 def test_every_image_of_the_platform_is_one_that_the_cluster_builds_at_that_version() -> None:
-    rendered = platform.render(platform.OVERLAY, print)
+    rendered = platform.render("cluster/platform", print)
     used = set(re.findall(r"^\s+(?:- )?image: (\S+)$", rendered, re.MULTILINE))
     assert {name.partition(":")[0].rpartition("/")[2] for name in used} == {
         "argocd", "argo-rollouts", "metrics-server", "redis", "traefik",
@@ -47,7 +47,7 @@ def test_every_image_of_the_platform_is_one_that_the_cluster_builds_at_that_vers
 
 @pytest.mark.cluster
 def test_every_container_of_the_platform_has_requests_a_memory_limit_and_no_privileges() -> None:
-    rendered = platform.render(platform.OVERLAY, print)
+    rendered = platform.render("cluster/platform", print)
     workloads = [
         part for part in rendered.split("\n---\n") if re.search(r"^kind: (Deployment|StatefulSet)$", part, re.M)
     ]

@@ -1,0 +1,201 @@
+"""The stand-in for the forge on this machine: git for Argo CD to read, and the endpoint that is told of an abort.
+
+On GitHub the same message starts a workflow that runs the same `delivery revert`. Run by `make up` inside the
+cluster's machine; argv: the folder with the repository and the token.
+"""
+
+import hmac
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cluster import machine
+from cluster.steps import ClusterError, Say, wait_for
+
+ROOT = Path(__file__).parent.parent
+REPOSITORY = "iris-gitops.git"
+PORT = 8099
+DISPATCHES = "/repos/iris-gitops/iris-gitops/dispatches"
+LARGEST = 64 * 1024  # bytes of a message
+WHO = {
+    f"GIT_{role}_{field}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for field, value in (("NAME", "iris-gitops"), ("EMAIL", "iris-gitops@localhost"))
+}
+
+
+def folder() -> Path:
+    """Return the folder of the forge, which goes with the cluster."""
+    return machine.state() / "forge"
+
+
+def repository() -> Path:
+    """Return the repository that Argo CD reads, to be pushed to as to any other."""
+    return folder() / REPOSITORY
+
+
+def update(say: Say) -> str:
+    """Make the repository hold what is committed in this checkout, and keep the releases that were made since.
+
+    Returns the id of main. Raises ClusterError.
+    """
+    if not repository().exists():
+        say("cloning this checkout")
+        _git(ROOT, "clone", "--quiet", "--bare", "--no-local", str(ROOT), str(repository()))
+        _git(repository(), "update-ref", "refs/heads/main", _git(ROOT, "rev-parse", "HEAD"))
+        _git(repository(), "symbolic-ref", "HEAD", "refs/heads/main")
+    _git(repository(), "fetch", "--quiet", str(ROOT), "HEAD")
+    with tempfile.TemporaryDirectory(prefix="iris-forge-") as temporary:
+        clone = Path(temporary) / "clone"
+        _git(ROOT, "clone", "--quiet", "--shared", str(repository()), str(clone))
+        _git(clone, "fetch", "--quiet", str(ROOT), "HEAD")
+        try:
+            _git(clone, "merge", "--quiet", "--no-edit", "FETCH_HEAD")
+        except ClusterError as error:
+            raise ClusterError(
+                f"the cluster's main does not go together with this checkout ({error}); push to {repository()} "
+                "what does, or begin anew: make down, make up"
+            ) from error
+        _git(clone, "push", "--quiet", "origin", "HEAD:main")
+    return _git(repository(), "rev-parse", "main")
+
+
+def start(token: str, say: Say) -> None:
+    """Start the forge inside the machine, in place of an older one. Raises ClusterError when it does not answer."""
+    (folder() / "token").touch(mode=0o600)
+    (folder() / "token").write_text(token)
+    _end_older()
+    command = [sys.executable, "-P", "-m", "cluster.forge", str(folder())]
+    with machine.log("forge").open("a") as out:
+        subprocess.Popen(
+            machine.inside(command),
+            env={**machine.environment(), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=folder(),
+            start_new_session=True,
+        )
+    wait_for(_answers, 30, say)
+
+
+def serve(where: Path) -> None:
+    """Serve until the machine ends."""
+    (where / "pid").write_text(str(os.getpid()))
+    address = ("--listen=" + machine.NODE, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
+    with subprocess.Popen(["git", "daemon", "--reuseaddr", "--informative-errors", *address]):
+        Server((machine.NODE, PORT), where).serve_forever()
+
+
+class Server(ThreadingHTTPServer):
+    """The one endpoint, with what its requests need."""
+
+    def __init__(self, address: tuple[str, int], where: Path) -> None:
+        super().__init__(address, Endpoint)
+        self.where = where
+        self.token = (where / "token").read_text()
+        self.one_at_a_time = threading.Lock()
+
+    def revert(self, event: bytes) -> None:
+        """Have `delivery` decide what the message means for git, and push what it commits.
+
+        Somebody may push meanwhile: then all is decided anew.
+        """
+        with self.one_at_a_time, tempfile.TemporaryDirectory(prefix="iris-forge-") as temporary:
+            for attempt in range(5):
+                clone = Path(temporary) / str(attempt)
+                _git(self.where, "clone", "--quiet", str(self.where / REPOSITORY), str(clone))
+                command = [sys.executable, "-P", "-m", "delivery", "revert", "--event", "-"]
+                done = subprocess.run(
+                    command, cwd=clone, input=event, env={**os.environ, **WHO}, capture_output=True, check=False
+                )
+                _say((done.stdout + done.stderr).decode(errors="replace").strip())
+                if done.returncode:
+                    return
+                try:
+                    _git(clone, "push", "--quiet", "origin", "HEAD:main")
+                except ClusterError as error:
+                    _say(f"{error}; once more")
+                else:
+                    return
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """POST of a repository_dispatch, by those who know the token; there is nothing else."""
+
+    server: Server
+    timeout = 10  # seconds that a client may be silent
+
+    def do_POST(self) -> None:
+        """Take a message, and act on it after the answer, as GitHub does."""
+        status, event = self._judge()
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        if status is HTTPStatus.NO_CONTENT:
+            threading.Thread(target=self.server.revert, args=(event,), daemon=True).start()
+
+    def _judge(self) -> tuple[HTTPStatus, bytes]:
+        if self.path != DISPATCHES:
+            return HTTPStatus.NOT_FOUND, b""
+        shown = self.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(shown, f"Bearer {self.server.token}".encode()):
+            return HTTPStatus.UNAUTHORIZED, b""
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit() and int(length) <= LARGEST):
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b""
+        event = self.rfile.read(int(length))
+        try:
+            known = json.loads(event)["event_type"] == "rollout-aborted"
+        except (ValueError, KeyError, TypeError):
+            known = False
+        return (HTTPStatus.NO_CONTENT if known else HTTPStatus.UNPROCESSABLE_ENTITY), event
+
+    def log_message(self, form: str, *values: object) -> None:
+        """Say it where the rest is said."""
+        _say(form % values)
+
+
+def _answers() -> str | None:
+    ask = (
+        "curl",
+        "--silent",
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_code}",
+        f"http://{machine.NODE}:{PORT}/",
+    )
+    machine.run(*ask, "--request", "POST", seconds=5)
+    machine.run("git", "ls-remote", f"git://{machine.NODE}/{REPOSITORY}", "main", seconds=5)
+    return None
+
+
+def _end_older() -> None:
+    pid = folder() / "pid"
+    if pid.exists():
+        machine.run("sh", "-c", f"pkill --parent {pid.read_text()}; kill {pid.read_text()} || true")
+        pid.unlink()
+
+
+def _git(where: Path, *arguments: str) -> str:
+    command, environ = ["git", "-C", str(where), *arguments], {**os.environ, **WHO}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout.strip()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
