@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := service pipeline local cluster delivery manifests tests
+CODE := service pipeline local cluster delivery drill manifests tests
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --no-annotate \
 	--custom-compile-command "make lock"
 LOCK_ALL := $(LOCK) pyproject.toml --group pipeline --group local --group test --group lint

@@ -24,11 +24,18 @@ PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout
 
 
 def build(
-    model: Path, tag: str = TAG, *, engine: Engine | None = None, base: str | None = None, fresh: bool = False
+    model: Path,
+    tag: str = TAG,
+    *,
+    engine: Engine | None = None,
+    base: str | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
 ) -> str:
     """Build the serving image of a model folder from this checkout; return the image's id.
 
-    Without `engine` or `base`, what `find_engine` and `find_base` say; `fresh` uses no cached layer.
+    Without `engine` or `base`, what `find_engine` and `find_base` say; `fresh` uses no cached layer, `quiet` shows
+    nothing of the building.
     Raises ImageError, PackageError.
     """
     try:
@@ -43,6 +50,8 @@ def build(
     options += [f"--build-arg={name}" for name in PROXIES if name in os.environ]
     if fresh:
         options.append("--no-cache")
+    if quiet:
+        options.append("--quiet")
     with _context(model) as context, _secrets(os.environ) as secrets:
         return engine.build(context, tag, *options, *secrets)
 

@@ -1,0 +1,158 @@
+"""Users: each with an address of its own, because the router limits what one address may ask.
+
+Run inside the cluster's network, where it writes a line of JSON for each request; it ends with its standard input.
+argv: how many users. `Traffic` starts it and counts.
+"""
+
+import http.client
+import json
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import IO, NamedTuple
+
+from cluster import machine
+
+ADDRESSES = "10.20.0"  # from .100 on; the node's network, so that the router sees them and not the node
+PAUSE = 0.64  # seconds between two requests of one user: 94 a minute, where the router allows 100
+LONGEST = 3 * 3600.0  # seconds after which the users go home, whatever happens
+# Flowers of which no model has doubts.
+ROWS = (((5.1, 3.5, 1.4, 0.2), 0), ((5.7, 2.9, 4.2, 1.3), 1), ((6.9, 3.1, 5.8, 2.2), 2))
+ROUTER = (
+    *("kubectl", "get", "pods", "--namespace=traefik", "--selector=app.kubernetes.io/name=traefik"),
+    *("--field-selector=status.phase=Running", "--output=json"),
+)
+
+
+class Answer(NamedTuple):
+    """What a user got: the status, or what went wrong without one; the version that says it answered; was it right."""
+
+    at: float
+    status: str
+    version: str
+    right: bool
+
+    @property
+    def good(self) -> bool:
+        """Whether it is what the user came for."""
+        return self.status == "200" and self.right
+
+
+class Traffic:
+    """Steady traffic from several users, as long as the block lasts."""
+
+    def __init__(self, host: str, users: int = 40) -> None:
+        self.host, self.users = host, users
+        self.answers: list[Answer] = []
+
+    def __enter__(self) -> "Traffic":
+        for user in range(self.users):
+            machine.run("ip", "address", "replace", f"{_address(user)}/24", "dev", "node0")
+        # Not in the namespace of processes: it is this one's child, and ends with it.
+        command = machine.inside(
+            [sys.executable, "-m", "drill.traffic", self.host, str(self.users)], "--net", "--mount"
+        )
+        self._process = subprocess.Popen(
+            command, env=machine.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout  # noqa: S101 - for the type checker
+        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin  # noqa: S101
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+        self._reader.join()
+
+    def between(self, begin: float, end: float = float("inf")) -> list[Answer]:
+        """Return the answers of that time."""
+        return [answer for answer in self.answers if begin <= answer.at < end]
+
+    def _read(self, lines: IO[str]) -> None:
+        for line in lines:
+            self.answers.append(Answer(*json.loads(line)))
+
+
+class Router:
+    """Where the router's pod is; another one may have taken its place."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._looked = 0.0
+        self._address = ""
+
+    def address(self, *, anew: bool) -> str:
+        """Return its address, looked up once a second at the most."""
+        with self._lock:
+            if not self._address or (anew and time.monotonic() - self._looked > 1):
+                found = json.loads(subprocess.run(ROUTER, capture_output=True, check=True).stdout)["items"]
+                alive = [pod["status"]["podIP"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+                self._address = alive[0] if alive else self._address
+                self._looked = time.monotonic()
+            return self._address
+
+
+def use(host: str, user: int, router: Router, tell: Callable[[Answer], None], over: threading.Event) -> None:
+    """Ask for one prediction after the other until it is over."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the router's certificate is its own
+    headers = {"Host": host, "Content-Type": "application/json"}
+    connection: http.client.HTTPSConnection | None = None
+    number = user
+    over.wait(PAUSE * user / 40)
+    while not over.is_set():
+        begun = time.time()
+        features, expected = ROWS[number % len(ROWS)]
+        number += 1
+        try:
+            if connection is None:
+                connection = http.client.HTTPSConnection(
+                    router.address(anew=False),
+                    8443,
+                    timeout=10,
+                    context=context,
+                    source_address=(_address(user), 0),
+                )
+            connection.request("POST", "/predict", json.dumps({"features": features}), headers)
+            response = connection.getresponse()
+            body = response.read()
+            facts = json.loads(body) if response.status == http.HTTPStatus.OK else {}
+            tell(
+                Answer(begun, str(response.status), facts.get("version", ""), facts.get("prediction") == expected)
+            )
+        except (OSError, http.client.HTTPException) as error:
+            tell(Answer(begun, type(error).__name__, "", right=False))
+            connection = None
+            router.address(anew=True)
+        over.wait(max(0.0, begun + PAUSE - time.time()))
+
+
+def main(host: str, users: int) -> None:
+    """Send traffic until standard input ends."""
+    over, lock, router = threading.Event(), threading.Lock(), Router()
+
+    def tell(answer: Answer) -> None:
+        with lock:
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
+
+    for user in range(users):
+        threading.Thread(target=use, args=(host, user, router, tell, over), daemon=True).start()
+    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    over.wait(LONGEST)
+    over.set()
+    time.sleep(0.5)  # for the last answers
+
+
+def _address(user: int) -> str:
+    return f"{ADDRESSES}.{100 + user}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
