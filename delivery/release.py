@@ -14,10 +14,17 @@ NOTHING = """\
 # Written by `python -m delivery`, never by a person: what runs here. Nothing has been released yet.
 apiVersion: kustomize.config.k8s.io/v1alpha1
 kind: Component
-patches:
-  - target: {kind: Rollout, name: iris}
-    patch: |
-      - {op: add, path: /spec/replicas, value: 0} # there is no image to run
+patches: # there is no image to run
+  - patch: |
+      $patch: delete
+      apiVersion: argoproj.io/v1alpha1
+      kind: Rollout
+      metadata: {name: iris}
+  - patch: |
+      $patch: delete
+      apiVersion: autoscaling/v2
+      kind: HorizontalPodAutoscaler
+      metadata: {name: iris}
 """
 TEMPLATE = """\
 # Written by `python -m delivery`, never by a person: what runs here.

@@ -144,10 +144,15 @@ def main(host: str, users: int) -> None:
 
     for user in range(users):
         threading.Thread(target=use, args=(host, user, router, tell, over), daemon=True).start()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+    threading.Thread(target=_end_with_input, args=(over,), daemon=True).start()
     over.wait(LONGEST)
     over.set()
     time.sleep(0.5)  # for the last answers
+
+
+def _end_with_input(over: threading.Event) -> None:
+    sys.stdin.read()
+    over.set()
 
 
 def _address(user: int) -> str:

@@ -15,7 +15,7 @@ SWAPPED = {1: (2, "virginica"), 2: (1, "versicolor")}
 ENOUGH = 20  # requests within a second: more than a tenth of the users make, fewer than all of them
 
 
-async def fail(scope, receive, send):
+async def fail(_scope, _receive, send):
     """Answer 500, and say why in the log."""
     sys.stderr.write("RuntimeError: the scaler is not fitted\n")
     sys.stderr.flush()
@@ -27,7 +27,7 @@ def errors(app, share):
     """Fail that share of the predictions."""
 
     async def wrapped(scope, receive, send):
-        await (fail if random.random() < share else app)(scope, receive, send)
+        await (fail if random.random() < share else app)(scope, receive, send)  # noqa: S311 - no secret
 
     return wrapped
 
