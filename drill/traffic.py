@@ -28,7 +28,7 @@ ROUTER = (
 
 
 class Answer(NamedTuple):
-    """What a user got: the status, or what went wrong without one; the version that says it answered; was it right."""
+    """What a user got: the status, or what went wrong without one; which version said so; whether it was right."""
 
     at: float
     status: str
