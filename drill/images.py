@@ -29,7 +29,8 @@ def good(model: Path, tag: str) -> Shipped:
 
 def bad(healthy: Shipped, fault: str) -> Shipped:
     """Build the image with that fault (tests/faults), and push it. Raises ImageError, ClusterError."""
-    arguments = (f"--build-arg=GOOD=localhost/drill:{healthy.tag}", f"--build-arg=FAULT={fault}")
+    # Some buildahs take a layer for cached when only the value of an ARG is another.
+    arguments = ("--no-cache", f"--build-arg=GOOD=localhost/drill:{healthy.tag}", f"--build-arg=FAULT={fault}")
     buildah().build(FAULTS, f"localhost/drill:{fault}", "--quiet", *arguments)
     return _push(healthy.model, fault)
 
