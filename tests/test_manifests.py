@@ -12,6 +12,7 @@ from cluster import programs
 from delivery.release import IMAGE
 from tests.overlays import RELEASE, render
 from tests.running import ROOT, RunningService
+from tests.schemas import problems
 
 Object = dict[str, Any]
 NUMBERS = ("server_error_ratio", "latency_p95_seconds")
@@ -48,6 +49,21 @@ def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]
                 if "job" in metric["provider"]:
                     template = metric["provider"]["job"]["spec"]["template"]
                     yield metric["name"], template["metadata"]["labels"], template["spec"]
+
+
+@pytest.mark.parametrize("where", ["dev", "prod", "monitoring"])
+def test_the_api_server_would_take_every_object_and_drop_nothing_of_it(
+    rendered: dict[str, list[Object]], where: str
+) -> None:
+    found = [problem for item in rendered[where] for problem in problems(item)]
+    assert not found, "\n".join(found)
+
+
+def test_a_kind_without_a_schema_is_a_problem() -> None:
+    unknown = ("apps/v1", "Rollout"), ("apps/v2", "Deployment"), ("traefik.io/v1", "Middleware"), ("a.io/v1", "A")
+    for version, kind in unknown:
+        item = {"apiVersion": version, "kind": kind, "metadata": {"name": "iris"}}
+        assert problems(item) == [f"there is no schema for {version} {kind}"]
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
