@@ -68,11 +68,20 @@ def folder(name: str, say: Say) -> Path:
     build = BUILDS[name]
 
     def make(out: Path) -> None:
-        _build(name, out, say)
+        _build(name, name, "tool" if build.module else ".", out, say)
         if build.rename:
             (out / build.rename[0]).rename(out / build.rename[1])
 
     return cache.keep("programs", name, key(name), make)
+
+
+def from_file(file: Path, name: str, say: Say) -> Path:
+    """Return the program of one Go file, which takes what it imports from the modules of that name."""
+
+    def make(out: Path) -> None:
+        _build(file.stem, name, str(file), out, say)
+
+    return cache.keep("programs", file.stem, cache.key(file, key(name)), make) / file.stem
 
 
 def is_built(name: str) -> bool:
@@ -121,13 +130,12 @@ def _prebuilt() -> Path:
     return cache.keep("programs", "prebuilt", key("prebuilt"), make)
 
 
-def _build(name: str, out: Path, say: Say) -> None:
+def _build(called: str, name: str, what: str, out: Path, say: Say) -> None:
     build, where = BUILDS[name], MODULES / name
-    what = "tool" if build.module else "."
-    say(f"fetching the modules of {name}, once")
+    say(f"fetching the modules of {called}, once")
     total = len(_go(where, "list", "-deps", *_tags(build), what).split())
     command = [_go_program(), "build", "-v", f"-o={out}/", *_flags(name), what]
-    log = cache.root() / "log" / f"build-{name}.log"
+    log = cache.root() / "log" / f"build-{called}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w") as written,
@@ -144,12 +152,12 @@ def _build(name: str, out: Path, say: Say) -> None:
         try:
             for number, line in enumerate(process.stdout, 1):  # with -v a line is a package
                 written.write(line)
-                say(f"building {name}, once: package {number} of at most {total}")
+                say(f"building {called}, once: package {number} of at most {total}")
         except BaseException:
             process.terminate()
             raise
     if process.returncode:
-        raise ClusterError(f"go could not build {name}; `tail {log}` says why")
+        raise ClusterError(f"go could not build {called}; `tail {log}` says why")
 
 
 def _flags(name: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Both overlays as they would be applied: every reference leads somewhere, and nothing is looser than needed."""
 
+import math
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import yaml
 from cluster import programs
 from delivery.release import IMAGE
 from tests.overlays import RELEASE, render
+from tests.phase import phases
 from tests.running import ROOT, RunningService
 from tests.schemas import problems
 
@@ -236,6 +238,22 @@ def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]
         assert metric["count"] >= metric["inconclusiveLimit"]
         assert metric["consecutiveSuccessLimit"] == 10
         assert metric["consecutiveErrorLimit"] * 10 >= 60  # seconds for which Prometheus may be away
+
+
+def test_argo_rollouts_judges_by_a_gate_as_it_is_meant(rendered: dict[str, list[Object]]) -> None:
+    for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
+        limit = re.findall(r"\d+\.\d+", metric["successCondition"])[-1]
+        meant = [
+            ([], "Inconclusive"),
+            (["NaN"], "Inconclusive"),
+            (["0"], "Successful"),
+            ([limit], "Successful"),
+            ([str(math.nextafter(float(limit), math.inf))], "Failed"),
+            (["+Inf"], "Failed"),
+            (["0", "0"], "Inconclusive"),
+        ]
+        answers = [answer for answer, _ in meant]
+        assert list(zip(answers, phases(metric, answers), strict=True)) == meant, metric["name"]
 
 
 def test_a_gate_reads_recorded_numbers_alone(rendered: dict[str, list[Object]]) -> None:
