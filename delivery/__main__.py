@@ -44,14 +44,29 @@ def promote(override: Override = False, dry_run: DryRun = False) -> None:  # noq
 
 @app.command()
 def revert(
-    environment: Environment,
+    environment: Annotated[Environment | None, typer.Argument(help="not with --event")] = None,
     digest: Annotated[str, typer.Option(help="only if this one runs; another is left alone")] = "",
-    reason: Annotated[str, typer.Option(help="the commit's body")] = "Taken back by hand.",
+    reason: Annotated[str, typer.Option(help="the commit's body; without, what the cluster says")] = "",
+    event: Annotated[typer.FileBinaryRead | None, typer.Option(help="the message of an abort; - for stdin")] = None,
     dry_run: DryRun = False,  # noqa: FBT002
 ) -> None:
     """Bring back the release before the one that runs, and remember that one as rejected."""
     repository = Repository(Path())
+    if event:
+        environment, digest = read(event.read(LARGEST))  # type: ignore[assignment] - checked there
+    if environment is None:
+        raise typer.BadParameter("which environment? `dev`, `prod`, or --event with a message")
+    aborted = _aborted(repository, environment)
+    if event and isinstance(aborted, Abort | None) and (aborted is None or aborted.digest != digest):
+        typer.echo(f"nothing to do: the cluster has not taken {digest[:19]} back in {environment}")
+        return
+    reason = reason or (aborted.text if isinstance(aborted, Abort) else f"Taken back by hand. ({aborted})")
     _commit(repository, changes.revert(repository, environment, reason, digest), dry_run=dry_run)
+
+
+@app.command()
+def why(environment: Environment) -> None:
+    """Explain the last release that was taken back: what was measured, what users met, what to do."""
 
 
 @app.command()

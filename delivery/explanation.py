@@ -1,0 +1,191 @@
+"""Why a release was taken back, told to someone who knows neither Argo nor Prometheus."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from delivery import kubernetes
+from delivery.changes import folder
+from delivery.kubernetes import Kind
+from delivery.release import Release, ReleaseError, parse
+from delivery.repository import Commit, Repository
+
+MEASURED = {
+    "server-errors": "server errors, as its own pods counted them",
+    "router-errors": "server errors, as the router saw them",
+    "latency-p95": "95 of 100 answers took at most, by its own pods",
+    "router-latency-p95": "95 of 100 answers took at most, by the router",
+}
+SCRAPES = 10.0  # seconds in which Prometheus has surely looked twice
+WIDEST = 160  # characters of a line that a program wrote
+
+
+class Abort(NamedTuple):
+    """A release that the cluster has taken back while git still asks for it."""
+
+    digest: str
+    text: str
+
+
+def aborted(repository: Repository, environment: str) -> Abort | None:
+    """Return what was taken back in an environment and why, None when nothing is. Raises AwayError."""
+    rollout = kubernetes.rollout(environment)
+    if rollout is None or not rollout.get("status", {}).get("abort"):
+        return None
+    digest = digest_of(rollout)
+    return Abort(digest, "\n".join(_tell(repository, environment, rollout, digest)))
+
+
+def digest_of(rollout: Kind) -> str:
+    """Return the digest of the image that a Rollout asks for, empty when it names none."""
+    image: str = rollout["spec"]["template"]["spec"]["containers"][0]["image"]
+    return image.partition("@")[2]
+
+
+def weight_at(rollout: Kind, step: int) -> int:
+    """Return the percentage of the users that a new version has when that step is reached."""
+    steps = rollout["spec"]["strategy"].get("canary", {}).get("steps", [])
+    return next((one["setWeight"] for one in reversed(steps[:step]) if "setWeight" in one), 0)
+
+
+def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) -> Iterator[str]:
+    status = rollout["status"]
+    version, stable, when = status["currentPodHash"], status["stableRS"], _time(status["abortedAt"])
+    runs = kubernetes.runs(environment, version)
+    failed = next((run for run in runs if run["status"].get("phase") in {"Failed", "Error"}), None)
+    shipped, by = _shipped(repository, environment, digest)
+
+    name = shipped.name if shipped else digest[:19]
+    yield f"{name} was taken back from {environment} by itself at {when:%Y-%m-%d %H:%M:%S} UTC."
+    yield ""
+    if by:
+        yield f"Shipped by {by.author} in {by.sha[:10]}, {by.time:%Y-%m-%d %H:%M:%S} UTC: {by.subject}"
+    yield ""
+    if failed:
+        yield from _measured(environment, failed, weight_at(rollout, _step(failed)), version, stable)
+    elif "timed out" in status.get("message", ""):
+        yield f"It was not ready within its {rollout['spec']['progressDeadlineSeconds']} seconds."
+        yield from _waiting(kubernetes.pods(environment, version))
+    else:
+        yield "No gate failed: a person has aborted it (`kubectl argo rollouts abort`)."
+    words = kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}")
+    if words and not (failed and "golden" in _failed_metrics(failed)):
+        yield "Its last words:"
+        yield from map(_quoted, words)
+    yield ""
+    yield _users(environment, rollout, when)
+    yield ""
+    keep = rollout["spec"]["strategy"].get("canary", {}).get("abortScaleDownDelaySeconds", 30)
+    yield f"What to do: its pods stay for {keep} seconds after that, for a look:"
+    space = kubernetes.namespace(environment)
+    yield f"  kubectl logs --namespace={space} --selector=rollouts-pod-template-hash={version} --tail=100"
+    yield "When it is mended, release the new image. This one is refused from now on, unless with --override."
+
+
+def _measured(environment: str, run: Kind, weight: int, version: str, stable: str) -> Iterator[str]:
+    """Yield what a gate measured, the worst first."""
+    where = f"with {weight} % of the users" if weight else "before any user was sent to it"
+    yield f"Measured {where}, against its limits:"
+    conditions = {metric["name"]: metric.get("failureCondition", "") for metric in run["spec"]["metrics"]}
+    results = sorted(run["status"]["metricResults"], key=lambda result: result["phase"] not in {"Failed", "Error"})
+    for result in results:
+        sign = "no" if result["phase"] in {"Failed", "Error"} else "ok"
+        last = result["measurements"][-1] if result.get("measurements") else {}
+        if job := last.get("metadata", {}).get("job-name"):
+            yield f"  {sign}  its answers to recorded questions" + (":" if sign == "no" else "")
+            if sign == "no":
+                yield from map(_quoted, kubernetes.last_words(environment, f"job-name={job}", lines=10))
+            continue
+        name, limit = result["name"], re.search(r"> ([0-9.]+)$", conditions[result["name"]])
+        bound = f", the limit is {_shown(name, float(limit[1]))}" if limit else ""
+        query = result.get("metadata", {}).get("ResolvedPrometheusQuery", "")
+        asked = query.replace(version, stable).replace('"iris-canary"', '"iris-stable"')
+        before = kubernetes.number(asked, _time(last["finishedAt"]).timestamp()) if last.get("finishedAt") else None
+        meanwhile = "" if before is None else f"; the version before: {_shown(name, before)}"
+        yield f"  {sign}  {MEASURED.get(name, name)}: {_value(name, last)}{bound}{meanwhile}"
+
+
+def _failed_metrics(run: Kind) -> set[str]:
+    return {result["name"] for result in run["status"]["metricResults"] if result["phase"] in {"Failed", "Error"}}
+
+
+def _value(name: str, measurement: Kind) -> str:
+    value = re.fullmatch(r"\[([0-9.e+-]+)\]", measurement.get("value", ""))
+    return _shown(name, float(value[1])) if value else f"no number ({measurement.get('message', 'no data')[:WIDEST]})"
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{100 * value:.3g} %" if name.endswith("errors") else f"{value:.3g} s"
+
+
+def _waiting(pods: list[Kind]) -> Iterator[str]:
+    """Yield what keeps pods from being ready, as Kubernetes puts it."""
+    for pod in pods:
+        for container in pod["status"].get("containerStatuses", []):
+            state: dict[str, Any] = container["state"]
+            reason = state.get("waiting", {})
+            ended = container.get("lastState", {}).get("terminated", {})
+            if ended:
+                yield f"  It ended with exit code {ended['exitCode']}, {container['restartCount']} times."
+            elif reason.get("message"):
+                yield _quoted(f"{reason['reason']}: {reason['message']}")
+            elif "running" in state:
+                yield "  It runs, and says that it is not ready."
+
+
+def _users(environment: str, rollout: Kind, when: datetime) -> str:
+    """Say how many requests of users met the release, as the router counted them."""
+    began = min(
+        (_time(run["metadata"]["creationTimestamp"]) for run in kubernetes.runs(environment, _hash(rollout))),
+        default=None,
+    )
+    if began is None:
+        return "Users: none was sent to it."
+    space = kubernetes.namespace(environment)
+    counter = f'traefik_service_requests_total{{service="{space}-iris-canary-80@kubernetescrd"'
+    ends = (began.timestamp(), when.timestamp() + SCRAPES)
+    asked, failed = (
+        _grown(f"sum({counter}{only}}})", *ends) for only in ("", ', code=~"5.."')
+    )
+    if asked is None or failed is None:
+        return "Users: how many met it is not known; Prometheus could not be asked."
+    if not asked:
+        return "Users: none was sent to it."
+    return f"Users: it was sent about {asked:.0f} requests, of which {failed:.0f} failed. All go to the version before again."
+
+
+def _grown(counter: str, begin: float, end: float) -> float | None:
+    after = kubernetes.number(f"{counter} or vector(0)", end)
+    before = kubernetes.number(f"{counter} or vector(0)", begin)
+    return None if after is None or before is None else max(0.0, after - before)
+
+
+def _shipped(repository: Repository, environment: str, digest: str) -> tuple[Release | None, Commit | None]:
+    """Return the release of a digest and the newest commit that brought it to an environment."""
+    for commit in repository.commits(folder(environment)):
+        try:
+            release = parse(repository.files(folder(environment), commit.sha))
+        except ReleaseError:
+            continue
+        if release and release.digest == digest:
+            return release, commit
+    return None, None
+
+
+def _quoted(line: str) -> str:
+    """Return a line of a program as a quotation: it can neither pass for ours nor for a trailer of the commit."""
+    printable = "".join(character if character.isprintable() else " " for character in line)
+    return f"  | {printable[:WIDEST]}"
+
+
+def _hash(rollout: Kind) -> str:
+    return str(rollout["status"]["currentPodHash"])
+
+
+def _step(run: Kind) -> int:
+    return int(run["metadata"]["labels"].get("step-index", 0))
+
+
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)

@@ -1,0 +1,90 @@
+"""What the cluster says of an environment, asked through kubectl; nothing is changed in it."""
+
+import json
+import subprocess
+import urllib.parse
+from typing import Any
+
+Kind = dict[str, Any]
+PROMETHEUS = "/api/v1/namespaces/monitoring/services/prometheus:http/proxy/api/v1/query"
+
+
+class AwayError(Exception):
+    """The cluster cannot be asked; the message says why."""
+
+
+def namespace(environment: str) -> str:
+    """Return the namespace of an environment."""
+    return f"iris-{environment}"
+
+
+def rollout(environment: str) -> Kind | None:
+    """Return the Rollout of an environment, None where nothing was ever released. Raises AwayError."""
+    found = _list("rollouts.argoproj.io", environment)
+    return next((item for item in found if item["metadata"]["name"] == "iris"), None)
+
+
+def runs(environment: str, version: str) -> list[Kind]:
+    """Return the AnalysisRuns of a pod-template hash, oldest first. Raises AwayError."""
+    selector = f"--selector=rollouts-pod-template-hash={version}"
+    found = _list("analysisruns.argoproj.io", environment, selector)
+    return sorted(found, key=lambda run: str(run["metadata"]["creationTimestamp"]))
+
+
+def pods(environment: str, version: str) -> list[Kind]:
+    """Return the pods of a pod-template hash that serve. Raises AwayError."""
+    selector = f"--selector=rollouts-pod-template-hash={version},app.kubernetes.io/component=serving"
+    return _list("pods", environment, selector)
+
+
+def last_words(environment: str, selector: str, lines: int = 5) -> list[str]:
+    """Return the last lines that the first pod of a selector wrote, also where its container has ended.
+
+    They are what the program in it chose to write: data.
+    """
+    found = _list("pods", environment, f"--selector={selector}")
+    if not found:
+        return []
+    # Where a container has been started anew, the one before is the one that knows why.
+    statuses = found[0]["status"].get("containerStatuses", [])
+    earlier = ["--previous"] if any(status["restartCount"] for status in statuses) else []
+    options = (f"--namespace={namespace(environment)}", f"--tail={lines}", *earlier)
+    try:
+        text = _kubectl("logs", found[0]["metadata"]["name"], *options)
+    except AwayError:
+        return []  # the container never ran: there is nothing that it could have written
+    return text.splitlines()
+
+
+def application(environment: str) -> Kind | None:
+    """Return Argo CD's Application of an environment. Raises AwayError."""
+    found = json.loads(_kubectl("get", "applications.argoproj.io", "--namespace=argocd", "--output=json"))["items"]
+    return next((item for item in found if item["metadata"]["name"] == namespace(environment)), None)
+
+
+def number(query: str, at: float) -> float | None:
+    """Return what Prometheus answers to a query about that time, None for nothing or while it is away."""
+    asked = urllib.parse.urlencode({"query": query, "time": f"{at:.3f}"})
+    try:
+        result = json.loads(_kubectl("get", "--raw", f"{PROMETHEUS}?{asked}"))["data"]["result"]
+    except (AwayError, ValueError, KeyError):
+        return None
+    value = float(result[0]["value"][1]) if len(result) == 1 else float("nan")
+    return None if value != value else value  # noqa: PLR0124 - NaN is no number
+
+
+def _list(kind: str, environment: str, *options: str) -> list[Kind]:
+    answer = _kubectl("get", kind, f"--namespace={namespace(environment)}", "--output=json", *options)
+    found: list[Kind] = json.loads(answer)["items"]
+    return found
+
+
+def _kubectl(*arguments: str) -> str:
+    command = ["kubectl", "--request-timeout=20s", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise AwayError(f"kubectl: {error}") from error
+    if done.returncode:
+        raise AwayError((done.stderr.strip().splitlines() or ["kubectl failed and said nothing"])[-1])
+    return done.stdout
