@@ -67,7 +67,7 @@ def update(say: Say) -> str:
 
 
 def start(token: str, say: Say) -> None:
-    """Start the forge inside the machine, in place of an older one. Raises ClusterError when it does not answer."""
+    """Start the forge inside the machine, in place of an older one. Raises ClusterError unless it answers."""
     (folder() / "token").touch(mode=0o600)
     (folder() / "token").write_text(token)
     _end_older()

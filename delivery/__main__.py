@@ -1,4 +1,4 @@
-"""`python -m delivery`: ship a release by a commit, promote it, take it back, and tell what ran when."""
+"""`python -m delivery`: ship a release by commit, promote it, take it back, tell what ran when and why it left."""
 
 import sys
 from pathlib import Path
@@ -10,9 +10,13 @@ from rich.table import Table
 
 from delivery import changes
 from delivery.changes import Change
+from delivery.event import LARGEST, read
+from delivery.explanation import aborted
 from delivery.history import history as told
+from delivery.kubernetes import AwayError
 from delivery.release import ReleaseError, read_model
 from delivery.repository import Repository
+from delivery.status import lines
 
 app = typer.Typer(
     help="Ship a model by commit, and take it back.", pretty_exceptions_enable=False, no_args_is_help=True
@@ -44,29 +48,54 @@ def promote(override: Override = False, dry_run: DryRun = False) -> None:  # noq
 
 @app.command()
 def revert(
-    environment: Annotated[Environment | None, typer.Argument(help="not with --event")] = None,
+    environment: Annotated[Environment | None, typer.Argument(help="without --event")] = None,
     digest: Annotated[str, typer.Option(help="only if this one runs; another is left alone")] = "",
     reason: Annotated[str, typer.Option(help="the commit's body; without, what the cluster says")] = "",
-    event: Annotated[typer.FileBinaryRead | None, typer.Option(help="the message of an abort; - for stdin")] = None,
+    event: Annotated[
+        typer.FileBinaryRead | None, typer.Option(help="the message of an abort; - for stdin")
+    ] = None,
     dry_run: DryRun = False,  # noqa: FBT002
 ) -> None:
     """Bring back the release before the one that runs, and remember that one as rejected."""
     repository = Repository(Path())
     if event:
-        environment, digest = read(event.read(LARGEST))  # type: ignore[assignment] - checked there
+        environment, digest = read(event.read(LARGEST))
     if environment is None:
-        raise typer.BadParameter("which environment? `dev`, `prod`, or --event with a message")
-    aborted = _aborted(repository, environment)
-    if event and isinstance(aborted, Abort | None) and (aborted is None or aborted.digest != digest):
-        typer.echo(f"nothing to do: the cluster has not taken {digest[:19]} back in {environment}")
-        return
-    reason = reason or (aborted.text if isinstance(aborted, Abort) else f"Taken back by hand. ({aborted})")
+        raise typer.BadParameter("which environment? `dev` or `prod`, or --event with a message")
+    try:
+        abort = aborted(repository, environment)
+    except AwayError as error:
+        reason = reason or f"Taken back. The cluster could not be asked why: {error}"
+    else:
+        if event and (abort is None or abort.digest != digest):
+            typer.echo(f"nothing to do: the cluster has not taken {digest[:19]} back in {environment}")
+            return
+        reason = reason or (abort.text if abort else "Taken back by hand.")
     _commit(repository, changes.revert(repository, environment, reason, digest), dry_run=dry_run)
 
 
 @app.command()
 def why(environment: Environment) -> None:
-    """Explain the last release that was taken back: what was measured, what users met, what to do."""
+    """Explain why a release was taken back: what was measured, what users met, what to do next."""
+    repository = Repository(Path())
+    abort = aborted(repository, environment)
+    rejection = next((stay for stay in told(repository, environment) if stay.rejected), None)
+    if abort:
+        typer.echo(
+            f"{abort.text}\nnext: python -m delivery revert {environment}, if git is not reverted by itself"
+        )
+    elif rejection:
+        typer.echo(f"{rejection.left}\nnext: python -m delivery status {environment}")
+    else:
+        typer.echo(f"nothing was ever taken back in {environment}\nnext: python -m delivery status {environment}")
+
+
+@app.command()
+def status(environment: Environment) -> None:
+    """Show what git asks for in an environment, what Argo CD has made of it, and where the rollout is."""
+    for line in lines(Repository(Path()), environment):
+        typer.echo(line)
+    typer.echo(f"next: kubectl argo rollouts get rollout iris --namespace=iris-{environment} --watch")
 
 
 @app.command()
@@ -80,7 +109,7 @@ def history(environment: Environment) -> None:
             f"{stay.since:%Y-%m-%d %H:%M}",
             f"{stay.until:%Y-%m-%d %H:%M}" if stay.until else "now",
             stay.brought_by,
-            stay.left,
+            stay.left.splitlines()[0] if stay.left else "",
         )
     Console().print(table)
 
@@ -105,6 +134,9 @@ def main() -> int:
         return 130
     except ReleaseError as error:
         typer.echo(f"delivery: {error}", err=True)
+        return 1
+    except AwayError as error:
+        typer.echo(f"delivery: the cluster cannot be asked: {error}; `make up` starts one here", err=True)
         return 1
     return code if isinstance(code, int) else 0
 

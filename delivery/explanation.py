@@ -101,7 +101,9 @@ def _measured(environment: str, run: Kind, weight: int, version: str, stable: st
         bound = f", the limit is {_shown(name, float(limit[1]))}" if limit else ""
         query = result.get("metadata", {}).get("ResolvedPrometheusQuery", "")
         asked = query.replace(version, stable).replace('"iris-canary"', '"iris-stable"')
-        before = kubernetes.number(asked, _time(last["finishedAt"]).timestamp()) if last.get("finishedAt") else None
+        before = (
+            kubernetes.number(asked, _time(last["finishedAt"]).timestamp()) if last.get("finishedAt") else None
+        )
         meanwhile = "" if before is None else f"; the version before: {_shown(name, before)}"
         yield f"  {sign}  {MEASURED.get(name, name)}: {_value(name, last)}{bound}{meanwhile}"
 
@@ -112,7 +114,9 @@ def _failed_metrics(run: Kind) -> set[str]:
 
 def _value(name: str, measurement: Kind) -> str:
     value = re.fullmatch(r"\[([0-9.e+-]+)\]", measurement.get("value", ""))
-    return _shown(name, float(value[1])) if value else f"no number ({measurement.get('message', 'no data')[:WIDEST]})"
+    return (
+        _shown(name, float(value[1])) if value else f"no number ({measurement.get('message', 'no data')[:WIDEST]})"
+    )
 
 
 def _shown(name: str, value: float) -> str:
@@ -145,14 +149,12 @@ def _users(environment: str, rollout: Kind, when: datetime) -> str:
     space = kubernetes.namespace(environment)
     counter = f'traefik_service_requests_total{{service="{space}-iris-canary-80@kubernetescrd"'
     ends = (began.timestamp(), when.timestamp() + SCRAPES)
-    asked, failed = (
-        _grown(f"sum({counter}{only}}})", *ends) for only in ("", ', code=~"5.."')
-    )
+    asked, failed = (_grown(f"sum({counter}{only}}})", *ends) for only in ("", ', code=~"5.."'))
     if asked is None or failed is None:
         return "Users: how many met it is not known; Prometheus could not be asked."
     if not asked:
         return "Users: none was sent to it."
-    return f"Users: it was sent about {asked:.0f} requests, of which {failed:.0f} failed. All go to the version before again."
+    return f"Users: it was sent about {asked:.0f} requests, {failed:.0f} failed; all go to the one before again."
 
 
 def _grown(counter: str, begin: float, end: float) -> float | None:

@@ -9,13 +9,17 @@ from delivery.repository import Commit, Repository
 
 
 class Stay(NamedTuple):
-    """A release's time in an environment; `until` and `left` are empty for the one that is there."""
+    """A release's time in an environment; `until` and `left` are empty for the one that is there.
+
+    `left` says in one line or more why it left; `rejected` is for one that was taken back.
+    """
 
     release: Release
     since: datetime
     until: datetime | None
     brought_by: str
     left: str
+    rejected: bool
 
 
 def history(repository: Repository, environment: str) -> list[Stay]:
@@ -28,14 +32,14 @@ def history(repository: Repository, environment: str) -> list[Stay]:
         except ReleaseError:
             release = None
         if release:
-            stays.append(Stay(release, commit.time, after.time if after else None, commit.author, _why(after)))
+            stays.append(Stay(release, commit.time, after.time if after else None, commit.author, *_why(after)))
         after = commit
     return stays
 
 
-def _why(after: Commit | None) -> str:
+def _why(after: Commit | None) -> tuple[str, bool]:
     if after is None:
-        return ""
-    if f"{REJECTED}: " not in after.body:
-        return f"followed by {after.subject.partition(': ')[2]}"
-    return f"taken back: {after.body.partition(REJECTED)[0].strip().splitlines()[0]}"
+        return "", False
+    if f"\n{REJECTED}: " not in after.body:
+        return f"followed by {after.subject.partition(': ')[2]}", False
+    return after.body.rpartition(f"\n{REJECTED}: ")[0].strip(), True

@@ -30,6 +30,10 @@ class Repository:
         if changes := _git(self.root, "status", "--porcelain"):
             raise ReleaseError(f"there are changes that are not committed; commit or stash them first:\n{changes}")
 
+    def head(self) -> str:
+        """Return the id of the commit that is checked out."""
+        return _git(self.root, "rev-parse", "HEAD").strip()
+
     def files(self, folder: str, at: str = "HEAD") -> dict[str, str]:
         """Return the files of a folder in a commit, by name."""
         names = _git(self.root, "ls-tree", "--name-only", f"{at}:{folder}").splitlines()
@@ -58,7 +62,7 @@ class Repository:
             (self.root / folder / name).write_text(text)
         _git(self.root, "add", "--all", "--", folder)
         _git(self.root, "commit", "--quiet", "--file=-", "--", folder, stdin=message)
-        return _git(self.root, "rev-parse", "HEAD").strip()
+        return self.head()
 
 
 def _git(root: Path, *arguments: str, stdin: str = "") -> str:

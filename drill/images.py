@@ -1,44 +1,66 @@
-"""What the drill ships: images of real models, and the same images with one thing wrong with them."""
+"""What the drill ships: images of two real models, and the same images with one thing wrong with them."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from cluster import images
 from cluster.steps import ClusterError
 from delivery.release import IMAGE
-from local import image
+from local import cache, image
 from local.engine import buildah
 
-FAULTS = Path(__file__).parent.parent / "tests/faults"
+ROOT = Path(__file__).parent.parent
+FAULTS = ROOT / "tests/faults"
+MODELS = {"model-1": "logistic_regression", "model-2": "svm"}
+STARTED = str(time.time_ns())  # images with faults are rejected, and each drill needs some that were not
 
 
 class Shipped(NamedTuple):
-    """An image in the cluster's registry, and the folder of the model in it."""
+    """An image in the cluster's registry, and the folder of the model that git is to say is in it."""
 
     digest: str
     model: Path
-    tag: str
 
 
-def good(model: Path, tag: str) -> Shipped:
-    """Build the serving image of a model folder and push it. Raises ImageError, ClusterError."""
-    engine = buildah()
-    image.build(model, f"localhost/drill:{tag}", engine=engine, quiet=True)
-    return _push(model, tag)
+def train(name: str) -> Path:
+    """Train one of the two models, once, and return its folder. Raises ClusterError."""
+    folder = cache.root() / "drill" / name
+    if not (folder / "model.json").exists():
+        registry = f"sqlite:///{cache.root()}/drill/mlflow.db"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pipeline", f"--algorithm={MODELS[name]}", f"--out={folder}"]
+        environ = {**os.environ, "MLFLOW_TRACKING_URI": registry}
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+    return folder
 
 
-def bad(healthy: Shipped, fault: str) -> Shipped:
-    """Build the image with that fault (tests/faults), and push it. Raises ImageError, ClusterError."""
+def good(name: str) -> Shipped:
+    """Build the serving image of one of the models, and push it. Raises ImageError, ClusterError."""
+    model = train(name)
+    image.build(model, f"localhost/drill:{name}", engine=buildah(), quiet=True)
+    return Shipped(_push(name), model)
+
+
+def bad(name: str, fault: str) -> Shipped:
+    """Build the image of a model with that fault (tests/faults), and push it. Raises ImageError, ClusterError."""
+    tag = f"{name}-{fault}"
+    values = {"GOOD": f"localhost/drill:{name}", "FAULT": fault, "DRILL": STARTED}
+    arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
     # Some buildahs take a layer for cached when only the value of an ARG is another.
-    arguments = ("--no-cache", f"--build-arg=GOOD=localhost/drill:{healthy.tag}", f"--build-arg=FAULT={fault}")
-    buildah().build(FAULTS, f"localhost/drill:{fault}", "--quiet", *arguments)
-    return _push(healthy.model, fault)
+    buildah().build(FAULTS, f"localhost/drill:{tag}", "--quiet", "--no-cache", *arguments)
+    return Shipped(_push(tag), train(name))
 
 
-def _push(model: Path, tag: str) -> Shipped:
+def _push(tag: str) -> str:
     reference = images.in_registry(f"{IMAGE}:{tag}")
     images.push(buildah(), f"localhost/drill:{tag}", reference)
     digest = images.digest(reference)
     if digest is None:
         raise ClusterError(f"{reference} was pushed, but the registry does not have it; `make down` and `make up`")
-    return Shipped(digest, model, tag)
+    return digest

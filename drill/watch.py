@@ -1,4 +1,4 @@
-"""What the cluster, git and Prometheus say while a release is on its way: followed as it changes, never asked twice."""
+"""What cluster, git and Prometheus say while a release is on its way, followed as it changes."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from cluster import forge, machine
 from cluster.steps import ClusterError
@@ -102,10 +102,6 @@ class Watch:
         ]
         return ", ".join(part for part in parts if part)
 
-    def mark(self, kind: str, text: str, good: bool | None = None, at: float | None = None) -> None:
-        """Write down that something changed."""
-        self.marks.append(Mark(at or time.time(), kind, text, good))  # type: ignore[arg-type]
-
     def _follow(self, kind: str, namespace: str) -> None:
         options = ("--watch", "--output-watch-events", "--output=json")
         while not self._over.is_set():
@@ -166,8 +162,9 @@ class Watch:
             if (latest := _main()) != head:
                 head = latest
                 subject = _git("log", "-1", "--format=%s", head)
-                kind = "revert" if "taken back" in subject else "commit"
-                self.mark(kind, f"{head[:10]} {subject}", good=False if kind == "revert" else None)
+                taken_back = "taken back" in subject
+                kind: Literal["revert", "commit"] = "revert" if taken_back else "commit"
+                self.marks.append(Mark(now, kind, f"{head[:10]} {subject}", False if taken_back else None))
             with self._changed:
                 self._changed.notify_all()
 

@@ -149,6 +149,8 @@ def main(fault):
 
     def faulty(service):
         app = create_app(service)
+        if fault == "none":
+            return app
         return never_ready(app) if fault == "never-ready" else on_predictions(app, FAULTS[fault](app))
 
     serving.create_app = faulty

@@ -1,0 +1,38 @@
+"""Where an environment is: what git asks for, what Argo CD has made of it, and how far the rollout has come."""
+
+from collections.abc import Iterator
+
+from delivery import changes, kubernetes
+from delivery.explanation import digest_of, weight_at
+from delivery.repository import Repository
+
+
+def lines(repository: Repository, environment: str) -> Iterator[str]:
+    """Yield the lines for people. Raises ReleaseError, AwayError."""
+    asked = changes.current(repository, environment)
+    yield f"git       {asked.name if asked else 'nothing released'} (at {repository.head()[:10]})"
+    application = kubernetes.application(environment)
+    status = application.get("status", {}) if application else {}
+    sync = status.get("sync", {})
+    health = status.get("health", {}).get("status", "Unknown")
+    revision = f" as {sync['revision'][:10]}" if sync.get("revision") else ""
+    yield f"Argo CD   {sync.get('status', 'does not know it')}{revision}, {health}"
+    rollout = kubernetes.rollout(environment)
+    if rollout is None:
+        yield "rollout   not there"
+        return
+    now = rollout.get("status", {})
+    step, steps = (
+        now.get("currentStepIndex", 0),
+        len(rollout["spec"]["strategy"].get("canary", {}).get("steps", [])),
+    )
+    weight = 0 if now.get("abort") else weight_at(rollout, step)
+    over = now.get("currentPodHash") == now.get("stableRS")
+    where = "all users have it" if over else f"step {step} of {steps}, {weight} % of the users have it"
+    yield f"rollout   {now.get('phase', 'Unknown')}: {digest_of(rollout)[:19]}, {where}"
+    if now.get("message"):
+        yield f"          {now['message']}"
+    for run in [] if over else kubernetes.runs(environment, now.get("currentPodHash", "")):
+        for result in run.get("status", {}).get("metricResults", []):
+            value = result.get("measurements", [{}])[-1].get("value", "no number")
+            yield f"gate      {result['name']}: {result['phase']}, last {value}"

@@ -1,0 +1,87 @@
+"""A person's part in the loop: a clone, the commands of `delivery`, a push; everything else happens by itself."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster import forge, machine
+from cluster.steps import ClusterError
+from delivery import changes
+from delivery.release import Release
+from delivery.repository import Repository
+from drill.images import Shipped
+
+ROOT = Path(__file__).parent.parent
+PERSON = {
+    f"GIT_{role}_{field}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for field, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))
+}
+
+
+class RefusedError(Exception):
+    """`delivery` has refused; the message says why."""
+
+
+class Loop:
+    """A clone of the cluster's repository, in which a person works."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "clone"
+        self._git(ROOT, "clone", "--quiet", str(forge.repository()), str(self.folder))
+        self.repository = Repository(self.folder)
+
+    def ship(self, shipped: Shipped, *options: str) -> str:
+        """Release to dev and promote to prod, in one push; return the commit. Raises RefusedError."""
+        self.pull()
+        self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
+        self.delivery("promote", *options)
+        return self.push()
+
+    def delivery(self, *arguments: str) -> str:
+        """Run a command of `delivery` in the clone, where it can ask the cluster. Raises RefusedError."""
+        inner = [sys.executable, "-P", "-m", "delivery", *arguments]
+        command = machine.inside(["env", f"--chdir={self.folder}", *inner], "--net", "--mount")
+        environ = {**machine.environment(), **PERSON, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RefusedError(done.stderr.strip() or done.stdout.strip())
+        return done.stdout
+
+    def change(self, path: str, old: str, new: str, message: str) -> str:
+        """Edit a file, commit and push; return the commit."""
+        self.pull()
+        file = self.folder / path
+        text = file.read_text()
+        if old not in text:
+            raise ClusterError(f"{path} does not say {old!r}: the drill has to follow it")
+        file.write_text(text.replace(old, new))
+        self._git(self.folder, "commit", "--quiet", f"--message={message}", path)
+        return self.push()
+
+    def pull(self) -> None:
+        """Take what was pushed meanwhile."""
+        self._git(self.folder, "pull", "--quiet", "--rebase")
+
+    def push(self) -> str:
+        """Push, after whatever was pushed meanwhile; return the commit."""
+        self._git(self.folder, "pull", "--quiet", "--rebase")
+        self._git(self.folder, "push", "--quiet")
+        return self.repository.head()
+
+    def runs(self, environment: str) -> Release:
+        """Return what git says runs. Raises ClusterError when nothing does."""
+        self.pull()
+        found = changes.current(self.repository, environment)
+        if found is None:
+            raise ClusterError(f"nothing is released in {environment}")
+        return found
+
+    def _git(self, where: Path, *arguments: str) -> str:
+        environ = {**os.environ, **PERSON}
+        command = ["git", "-C", str(where), *arguments]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"git {arguments[0]}: {done.stderr.strip()}")
+        return done.stdout.strip()
