@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, NamedTuple
 
 from cluster import machine
@@ -68,6 +69,15 @@ class Traffic:
         self._process.stdin.close()
         self._process.wait(timeout=30)
         self._reader.join()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Send all users home for as long as the block lasts."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     def between(self, begin: float, end: float = float("inf")) -> list[Answer]:
         """Return the answers of that time."""

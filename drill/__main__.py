@@ -1,0 +1,113 @@
+"""`python -m drill`: play a release that goes well and one that does not, or every scenario there is."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cluster.steps import ClusterError
+from drill import demo as performance
+from drill import scenarios
+from drill.loop import Loop, RefusedError
+from drill.scenarios import CORE, HOST, Outcome, Scenario, Stage, WrongError
+from drill.screen import console, heading, screen
+from drill.traffic import Traffic
+from drill.watch import Watch
+from local.engine import ImageError
+from local.packages import PackageError
+
+app = typer.Typer(help="The whole loop, for real.", pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.command()
+def demo() -> None:
+    """Ship two models and a bad image; watch one promoted, one taken back; write a report."""
+    with _stage() as stage:
+        report = performance.perform(stage)
+    console.print(f"""
+report: {report}
+next:
+  make shell                   look at it: kubectl argo rollouts get rollout iris -n iris-prod
+  .venv/bin/python -m cluster exec -- git -C {scenarios.forge.repository()} log main
+  make drill                   every other way in which a release can go
+  make down                    end it, and leave nothing""")
+
+
+@app.command()
+def run(
+    names: Annotated[list[str] | None, typer.Argument(help="which; all without")] = None,
+    core: Annotated[bool, typer.Option("--core", help="the four that CI plays")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Play scenarios, and show what became of each; exit code 1 unless all went as they must."""
+    wanted = list(CORE) if core else names
+    known = {scenario.name: scenario for scenario in scenarios.every()}
+    if unknown := set(wanted or ()) - known.keys():
+        raise typer.BadParameter(f"there is no scenario {', '.join(unknown)}, but {', '.join(known)}")
+    played = []
+    with _stage() as stage:
+        for name in wanted or known:
+            heading(f"{name}: {known[name].expected}")
+            played.append((known[name], *_play(stage, known[name])))
+    console.print(_table(played))
+    wrong = [scenario.name for scenario, outcome, _, _ in played if outcome is None]
+    if wrong:
+        console.print(f"wrong: {', '.join(wrong)}\nnext: .venv/bin/python -m drill run {' '.join(wrong)}")
+        raise typer.Exit(1)
+    console.print(f"all {len(played)} as they must\nnext: make down")
+
+
+@contextmanager
+def _stage() -> Iterator[Stage]:
+    with (
+        tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary,
+        Traffic(HOST) as traffic,
+        Watch(traffic) as watch,
+        screen(watch),
+    ):
+        yield Stage(Loop(Path(temporary)), traffic, watch)
+
+
+def _play(stage: Stage, scenario: Scenario) -> tuple[Outcome | None, str, float]:
+    begun = time.monotonic()
+    outcome, wrong = None, ""
+    try:
+        stage.settle()
+        outcome = scenario.play(stage)
+    except (WrongError, ClusterError, RefusedError, ImageError) as error:
+        wrong = str(error)
+        console.print(f"[red]wrong:[/] {wrong}", markup=True)
+    return outcome, wrong, time.monotonic() - begun
+
+
+def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
+    table = Table("scenario", "expected", "verdict", "to weight 0", "bad answers", "revert", "took", title="drill")
+    for scenario, outcome, wrong, took in played:
+        if outcome:
+            seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
+            verdict = (f"[green]{outcome.verdict}[/]", seconds, str(outcome.bad), outcome.revert)
+        else:
+            verdict = (f"[red]wrong:[/] {wrong[:60]}", "", "", "")
+        table.add_row(scenario.name, scenario.expected, *verdict, f"{took:.0f} s")
+    return table
+
+
+def main() -> int:
+    """Run a command; return its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except (ClusterError, ImageError, PackageError, RefusedError, WrongError) as error:
+        typer.echo(f"drill: {error}", err=True)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,432 @@
+"""Every way in which a release can go, and what has to become of it: by commit only, on the real cluster."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from cluster import forge, machine
+from cluster.steps import ClusterError, wait_for
+from delivery.changes import REJECTED
+from drill import images
+from drill.images import Shipped
+from drill.loop import Loop, RefusedError
+from drill.story import Mark
+from drill.traffic import Answer, Traffic
+from drill.watch import Watch
+
+HOST = "iris.localhost"
+PROMOTED, TAKEN_BACK = "promoted", "taken back"
+CONTROLLERS = {
+    "the rollouts controller": ("argo-rollouts", "app.kubernetes.io/name=argo-rollouts"),
+    "Argo CD": ("argocd", "app.kubernetes.io/name=argocd-application-controller"),
+    "the router": ("traefik", "app.kubernetes.io/name=traefik"),
+}
+
+
+class WrongError(Exception):
+    """Something came about that must not, or did not that must."""
+
+
+class Outcome(NamedTuple):
+    """What became of a release; `seconds` are those from the first answer of the new version to weight 0."""
+
+    verdict: str
+    seconds: float | None
+    bad: int
+    revert: str
+
+
+class Scenario(NamedTuple):
+    """A release, and what is expected of it."""
+
+    name: str
+    expected: str
+    play: Callable[["Stage"], Outcome]
+
+
+class Stage:
+    """Where scenarios are played: the cluster with a model in prod, users, a person's clone, and what is watched."""
+
+    def __init__(self, loop: Loop, traffic: Traffic, watch: Watch) -> None:
+        self.loop, self.traffic, self.watch = loop, traffic, watch
+        self.good = {name: images.good(name) for name in images.MODELS}
+
+    def settle(self) -> None:
+        """Have a good model in prod, all users on it, and nothing under way. Raises ClusterError."""
+        rollout = self.watch.rollout("prod")
+        if not rollout:
+            self.loop.ship(self.good["model-1"], "--override")
+        self.watch.until(self._rests, 180, "a stable version in prod")
+        # The rules look back thirty seconds, the scale-down of an aborted version comes after as many.
+        self._quiet(35)
+
+    def other(self) -> str:
+        """Return the name of the model that does not run in prod."""
+        runs = self.loop.runs("prod").facts["sha256"]
+        return next(name for name, good in self.good.items() if _sha256(good) != runs)
+
+    def next_good(self) -> Shipped:
+        """Return an image that is good and another one than what runs."""
+        return self.good[self.other()]
+
+    def faulty(self, fault: str) -> Shipped:
+        """Return an image of the model that does not run, with that fault."""
+        return images.bad(self.other(), fault)
+
+    def pod_hash(self) -> str:
+        """Return the pod-template hash of what prod is being moved to."""
+        return str(self.watch.rollout("prod").get("status", {}).get("currentPodHash", ""))
+
+    def is_aborted(self) -> bool:
+        """Whether prod's release was taken back by the cluster."""
+        return bool(self.watch.rollout("prod").get("status", {}).get("abort"))
+
+    def marks(self, since: float, *kinds: str) -> list[Mark]:
+        """Return what has changed since then."""
+        return [mark for mark in list(self.watch.marks) if mark.at >= since and mark.kind in kinds]
+
+    def weights(self, since: float) -> list[int]:
+        """Return the weights that the canary has had since then, in order."""
+        return [int(mark.text.split()[0]) for mark in self.marks(since, "weight")]
+
+    def _rests(self) -> bool:
+        status = self.watch.rollout("prod").get("status", {})
+        over = bool(status.get("stableRS")) and status.get("currentPodHash") == status.get("stableRS")
+        return over and status.get("phase") == "Healthy" and not status.get("abort") and self.watch.weight() == 0
+
+    def _quiet(self, seconds: float) -> None:
+        """Wait until the last weight that was not 0 is that long ago."""
+        moved = max((sample.at for sample in self.watch.samples if sample.weight), default=0.0)
+        time.sleep(max(0.0, moved + seconds - time.time()))
+
+
+def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], None] | None = None) -> Outcome:
+    """Ship a good release and see it promoted, with not one failed request."""
+    begun = time.time()
+    commit = stage.loop.ship(shipped, "--override")
+    if during:
+        reach(stage, 10, begun)
+        during()
+    stage.watch.until(
+        lambda: bool(stage.marks(begun, "promoted")) and stage._rests() or stage.is_aborted(), 600, "the promotion"
+    )
+    hold(not stage.is_aborted(), f"it was taken back: {stage.watch.state()}")
+    hold(stage.weights(begun)[:2] == [10, 100], f"the weights were {stage.weights(begun)}")
+    stage.watch.until(lambda: stage.watch.synced("iris-prod") == commit, 60, "Argo CD says that it is synced")
+    time.sleep(3)
+    served_by(stage, shipped)
+    logged(shipped)
+    return Outcome(PROMOTED, None, bad(stage, begun), "")
+
+
+def taken_back(
+    stage: Stage,
+    shipped: Shipped,
+    *,
+    at: int,
+    reason: str,
+    options: tuple[str, ...] = (),
+    during: Callable[[], None] | None = None,
+) -> Outcome:
+    """Ship a bad release and see it taken back, at that weight and for that reason, and git with it."""
+    before, begun = stage.loop.runs("prod"), time.time()
+    stage.loop.ship(shipped, *options)
+    if during:
+        reach(stage, at, begun)
+        during()
+    return _is_taken_back(stage, shipped, before.digest, begun, at, reason)
+
+
+def _is_taken_back(stage: Stage, shipped: Shipped, before: str, begun: float, at: int, reason: str) -> Outcome:
+    stage.watch.until(lambda: bool(stage.marks(begun, "abort", "promoted")), 420, "the verdict")
+    hold(not stage.marks(begun, "promoted"), "it was promoted")
+    aborted = stage.marks(begun, "abort")[0].at
+    stage.watch.until(lambda: stage.watch.weight() == 0, 15, "weight 0")
+    weights = stage.weights(begun)
+    hold(max(weights, default=0) == at, f"the weights were {weights}")
+    gone = next((mark.at for mark in stage.marks(begun, "weight") if mark.text.startswith("0 ")), aborted)
+
+    # Git tells the truth again, by itself, and says why.
+    stage.watch.until(lambda: stage.loop.runs("prod").digest == before, 60, "the revert in git")
+    sha, body = revert_of(shipped.digest)
+    hold(reason in body, f"the revert's reason does not say {reason!r}: {body}")
+    stage.watch.until(stage._rests, 90, "the version before is all that runs")
+    stage.watch.until(lambda: stage.watch.synced("iris-prod") != "", 60, "Argo CD says that it is synced")
+
+    # Who was not sent to it noticed nothing: nothing failed before its weight rose, nor after it fell.
+    first = next((mark.at for mark in stage.marks(begun, "weight")), aborted)
+    calm = [*stage.traffic.between(begun, first - 1), *stage.traffic.between(gone + 2)]
+    hold(all(answer.good for answer in calm), f"stable's users were not served: {_failures(calm)}")
+    theirs = [answer for answer in stage.traffic.between(first, gone + 2) if _is_of(answer, shipped)]
+    seconds = round(gone - theirs[0].at, 1) if theirs else None
+    return Outcome(TAKEN_BACK, seconds, bad(stage, begun), sha[:10])
+
+
+def reach(stage: Stage, weight: int, since: float) -> None:
+    """Wait until the canary has that weight."""
+    stage.watch.until(lambda: weight in stage.weights(since), 120, f"{weight} % for the canary")
+    time.sleep(3)
+
+
+def served_by(stage: Stage, shipped: Shipped) -> None:
+    """Raise WrongError unless all users are served by that version."""
+    answers = stage.traffic.between(time.time() - 2)
+    hold(bool(answers), "there are no users")
+    hold(all(_is_of(answer, shipped) and answer.good for answer in answers), "not all users are served by it")
+
+
+def logged(shipped: Shipped) -> None:
+    """Raise WrongError unless the prediction log has answers of that version, each once."""
+    version = json.loads((shipped.model / "model.json").read_text())["version"]
+    query = f"SELECT count(*), count(DISTINCT request_id) FROM predictions WHERE model_version = '{int(version)}'"
+    psql = ("psql", "--username=iris", "--no-align", "--tuples-only", f"--command={query}")
+    rows = machine.run("kubectl", "exec", "--namespace=database", "postgres-0", "--", *psql).strip()
+    count, different = rows.split("|")
+    hold(int(count) > 0 and count == different, f"the log has {count} rows of version {version}, {different} different")
+
+
+def revert_of(digest: str) -> tuple[str, str]:
+    """Return the commit that took an image back in prod, and what it says. Raises WrongError without."""
+    arguments = ("log", "--format=%H", f"--grep={REJECTED}: {digest}", "--max-count=1", "main", "--", "overlays/prod")
+    sha = forge_git(*arguments)
+    hold(bool(sha), "git was not reverted")
+    return sha, forge_git("show", "--no-patch", "--format=%B", sha)
+
+
+def forge_git(*arguments: str) -> str:
+    """Return what a git command says about the cluster's repository."""
+    command = ["git", f"--git-dir={forge.repository()}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def bad(stage: Stage, since: float) -> int:
+    """Return how many users got something else than the right answer."""
+    return len([answer for answer in stage.traffic.between(since) if not answer.good])
+
+
+def hold(true: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
+    """Raise WrongError unless it is true."""
+    if not true:
+        raise WrongError(otherwise)
+
+
+def _failures(answers: list[Answer]) -> str:
+    return ", ".join(sorted({answer.status for answer in answers if not answer.good}))
+
+
+def _is_of(answer: Answer, shipped: Shipped) -> bool:
+    return bool(answer.version == json.loads((shipped.model / "model.json").read_text())["version"])
+
+
+def _sha256(shipped: Shipped) -> str:
+    return str(json.loads((shipped.model / "model.json").read_text())["sha256"])
+
+
+def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
+    """Return the play of an image with that fault."""
+    return lambda stage: taken_back(stage, stage.faulty(name), at=at, reason=reason)
+
+
+def a_good_release(stage: Stage) -> Outcome:
+    """Promoted, and nobody notices."""
+    outcome = promoted(stage, stage.next_good())
+    hold(outcome.bad == 0, f"{outcome.bad} requests failed")
+    return outcome
+
+
+def another_model_than_git_says(stage: Stage) -> Outcome:
+    """The image holds one model, git's model.json is of the other."""
+    other = stage.other()
+    running = next(name for name in images.MODELS if name != other)
+    shipped = Shipped(images.bad(running, "none").digest, stage.good[other].model)
+    return taken_back(stage, shipped, at=0, reason="git says")
+
+
+def an_image_that_is_not_there(stage: Stage) -> Outcome:
+    """A digest that no registry has."""
+    shipped = Shipped(f"sha256:{int(images.STARTED):064x}", stage.next_good().model)
+    return taken_back(stage, shipped, at=0, reason="was not ready within")
+
+
+def no_traffic(stage: Stage) -> Outcome:
+    """Without users there is no verdict; somebody is told, and reverts."""
+    shipped, begun = images.bad(stage.other(), "none"), time.time()
+    with stage.traffic.away():
+        stage.loop.ship(shipped)
+        reach(stage, 10, begun)
+        inconclusive = "an inconclusive gate"
+        stage.watch.until(lambda: _phase_of_gate(stage) == "Inconclusive", 240, inconclusive)
+        wait_for(lambda: None if _fires("RolloutWaiting") else "the alert does not fire yet", 300, lambda _: None)
+        hold(stage.watch.weight() == 10 and not stage.is_aborted(), f"it did not wait: {stage.watch.state()}")
+        stage.loop.pull()
+        stage.loop.delivery("revert", "prod", "--reason=Nobody uses it; it waits for ever.")
+        stage.loop.push()
+        stage.watch.until(stage._rests, 90, "the version before is all that runs")
+    hold(stage.weights(begun) == [10, 0], f"the weights were {stage.weights(begun)}")
+    return Outcome("waits", None, bad(stage, begun), revert_of(shipped.digest)[0][:10])
+
+
+def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
+    """Return the play in which nobody measures for a minute, by a commit to monitoring/."""
+
+    def play(stage: Stage) -> Outcome:
+        def away() -> None:
+            file, old = "monitoring/cluster/deployment.yaml", "  strategy: {type: Recreate}"
+            stage.loop.change(file, old, f"  replicas: 0\n{old}", "monitoring: Prometheus is away (drill)")
+            time.sleep(60)
+            hold(stage.watch.weight() == 10 and not stage.is_aborted(), f"it did not hold: {stage.watch.state()}")
+            stage.loop.change(file, f"  replicas: 0\n{old}", old, "monitoring: Prometheus is back (drill)")
+
+        if healthy:
+            return promoted(stage, stage.next_good(), during=away)
+        return taken_back(stage, stage.faulty("errors-30"), at=10, reason="server errors", during=away)
+
+    return play
+
+
+def a_second_release(stage: Stage) -> Outcome:
+    """The first is abandoned in its canary, the second judged against stable."""
+    first, begun = images.bad(stage.other(), "none"), time.time()
+    stage.loop.ship(first)
+    reach(stage, 10, begun)
+    abandoned = stage.pod_hash()
+    outcome = promoted(stage, stage.next_good())
+    hold(stage.pod_hash() != abandoned, "the first was promoted")
+    hold(outcome.bad == 0, f"{outcome.bad} requests failed")
+    return outcome
+
+
+def a_person_reverts_in_git(stage: Stage) -> Outcome:
+    """`delivery revert` in mid-canary: the users go back, and nothing is aborted."""
+    shipped, begun = images.bad(stage.other(), "none"), time.time()
+    stage.loop.ship(shipped)
+    reach(stage, 10, begun)
+    stage.loop.pull()
+    stage.loop.delivery("revert", "prod")
+    stage.loop.push()
+    stage.watch.until(stage._rests, 90, "the version before is all that runs")
+    hold(not stage.marks(begun, "abort", "promoted"), "the rollout did something of its own")
+    hold(stage.weights(begun) == [10, 0], f"the weights were {stage.weights(begun)}")
+    return Outcome(TAKEN_BACK, None, bad(stage, begun), revert_of(shipped.digest)[0][:10])
+
+
+def a_person_aborts(stage: Stage) -> Outcome:
+    """`kubectl argo rollouts abort`: git follows."""
+
+    def abort() -> None:
+        argo("abort")
+
+    shipped = images.bad(stage.other(), "none")
+    return taken_back(stage, shipped, at=10, reason="a person has aborted it", during=abort)
+
+
+def a_person_promotes(stage: Stage) -> Outcome:
+    """`kubectl argo rollouts promote --full`: it is done at once, as git says."""
+    shipped, begun = stage.next_good(), time.time()
+    stage.loop.ship(shipped)
+    reach(stage, 10, begun)
+    argo("promote", "--full")
+    stage.watch.until(lambda: bool(stage.marks(begun, "promoted")) and stage._rests(), 60, "the promotion")
+    time.sleep(3)
+    served_by(stage, shipped)
+    hold(stage.loop.runs("prod").digest == shipped.digest, "git says something else")
+    return Outcome(PROMOTED, None, bad(stage, begun), "")
+
+
+def a_person_undoes(stage: Stage) -> Outcome:
+    """`kubectl argo rollouts undo`: Argo CD brings back what git says, before anybody is sent elsewhere."""
+    digest, begun = stage.loop.runs("prod").digest, time.time()
+    argo("undo")
+    time.sleep(20)
+    stage.watch.until(stage._rests, 90, "what git says is all that runs")
+    image = stage.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
+    hold(image.endswith(digest), "the cluster runs something else than git says")
+    hold(max(stage.weights(begun), default=0) == 0, "users were sent to what git does not say")
+    return Outcome("as git says", None, bad(stage, begun), "")
+
+
+def a_rejected_release(stage: Stage) -> Outcome:
+    """Refused; with --override it goes its way, and is taken back once more."""
+    shipped = stage.faulty("errors-30")
+    taken_back(stage, shipped, at=10, reason="server errors")
+    stage.settle()
+    try:
+        stage.loop.ship(shipped)
+    except RefusedError as error:
+        hold("was rejected before" in str(error), f"it was refused for another reason: {error}")
+    else:
+        raise WrongError("it was not refused")
+    return taken_back(stage, shipped, at=10, reason="server errors", options=("--override",))
+
+
+def killed(what: str) -> Callable[[Stage], Outcome]:
+    """Return the play in which a part of the platform dies in mid-canary."""
+
+    def play(stage: Stage) -> Outcome:
+        namespace, selector = CONTROLLERS[what]
+        delete = ("kubectl", "delete", "pod", f"--namespace={namespace}", f"--selector={selector}", "--wait=false")
+        return taken_back(
+            stage,
+            stage.faulty("errors-30"),
+            at=10,
+            reason="server errors",
+            during=lambda: void(machine.run(*delete, "--grace-period=0", "--force")),
+        )
+
+    return play
+
+
+def argo(*command: str) -> None:
+    """Do what a person does with `kubectl argo rollouts`."""
+    machine.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
+
+
+def void(_: object) -> None:
+    """Take what nobody needs."""
+
+
+def _phase_of_gate(stage: Stage) -> str:
+    runs = stage.watch.runs(stage.pod_hash())
+    return str(runs[-1].get("status", {}).get("phase", "")) if runs else ""
+
+
+def _fires(alert: str) -> bool:
+    url = "http://prometheus.monitoring.svc.cluster.local:9090/api/v1/alerts"
+    found = json.loads(machine.run("curl", "--silent", "--fail", url))["data"]["alerts"]
+    return any(one["labels"]["alertname"] == alert and one["state"] == "firing" for one in found)
+
+
+def every() -> Iterator[Scenario]:
+    """Yield all scenarios, those first that tell most."""
+    errors, ready = "server errors", "was not ready within"
+    yield Scenario("good", "promoted, no failed request", a_good_release)
+    yield Scenario("errors-30", "taken back at 10 %", fault("errors-30", at=10, reason=errors))
+    yield Scenario("wrong-answers", "taken back before any user", fault("swapped", at=0, reason="recorded is class"))
+    yield Scenario("crash", "taken back before any user", fault("crash", at=0, reason=ready))
+    yield Scenario("errors-3", "taken back at 10 %", fault("errors-3", at=10, reason=errors))
+    yield Scenario("slow", "taken back at 10 %", fault("slow", at=10, reason="took at most"))
+    yield Scenario("resets", "taken back at 10 %", fault("resets", at=10, reason="as the router saw them"))
+    yield Scenario("exits", "taken back at 10 %", fault("exits", at=10, reason="as the router saw them"))
+    yield Scenario("other-model", "taken back before any user", another_model_than_git_says)
+    yield Scenario("never-ready", "taken back before any user", fault("never-ready", at=0, reason=ready))
+    yield Scenario("no-image", "taken back before any user", an_image_that_is_not_there)
+    yield Scenario("fails-at-100", "taken back at 100 %", fault("under-load", at=100, reason=errors))
+    yield Scenario("no-traffic", "waits, and an alert says so", no_traffic)
+    yield Scenario("unmeasured-good", "promoted", prometheus_away(healthy=True))
+    yield Scenario("unmeasured-bad", "taken back at 10 %", prometheus_away(healthy=False))
+    yield Scenario("second-release", "the second is promoted", a_second_release)
+    yield Scenario("person-reverts", "taken back", a_person_reverts_in_git)
+    yield Scenario("person-aborts", "taken back, git follows", a_person_aborts)
+    yield Scenario("person-promotes", "promoted", a_person_promotes)
+    yield Scenario("person-undoes", "as git says", a_person_undoes)
+    yield Scenario("rejected-again", "refused; with --override taken back", a_rejected_release)
+    yield Scenario("controller-dies", "taken back at 10 %", killed("the rollouts controller"))
+    yield Scenario("argocd-dies", "taken back at 10 %", killed("Argo CD"))
+    yield Scenario("router-dies", "taken back at 10 %", killed("the router"))
+
+
+CORE = ("good", "errors-30", "wrong-answers", "crash")
+"""What CI plays: a verdict for each of the three gates, and a good one."""

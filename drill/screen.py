@@ -1,0 +1,76 @@
+"""What a person sees meanwhile: each change as a line, and on a terminal, where prod is right now."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+
+from drill.story import Mark, Sample
+from drill.watch import Watch
+
+QUIET = 15.0  # seconds between two lines about the state where nothing can be shown in place
+COLOURS = {True: "green", False: "red", None: "cyan"}
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def screen(watch: Watch) -> Iterator[None]:
+    """Show what is watched as long as the block lasts."""
+    over = threading.Event()
+    thread = threading.Thread(target=_show, args=(watch, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def heading(text: str) -> None:
+    """Show what comes next."""
+    console.print(f"\n[bold]{escape(text)}[/]")
+
+
+def _show(watch: Watch, over: threading.Event) -> None:
+    status = console.status("") if console.is_terminal else None
+    if status:
+        status.start()
+    shown, said, begun = len(watch.marks), time.monotonic(), time.time()
+    while not over.wait(0.3):
+        for mark in watch.marks[shown:]:
+            console.print(_line(mark, begun))
+            shown += 1
+        sample = watch.samples[-1] if watch.samples else None
+        if sample and status:
+            status.update(escape(now(sample)))
+        elif sample and time.monotonic() - said > QUIET:
+            said = time.monotonic()
+            console.print(f"[dim]{sample.at - begun:6.0f} s            {escape(now(sample))}[/]")
+    if status:
+        status.stop()
+
+
+def _line(mark: Mark, begun: float) -> str:
+    return f"{mark.at - begun:6.1f} s  [{COLOURS[mark.good]}]{mark.kind:<8}[/]  {escape(mark.text)}"
+
+
+def now(sample: Sample) -> str:
+    """Return in one line what a sample says."""
+    answers = ", ".join(f"{count} by model {version}" for version, count in sample.answers.items())
+    return (
+        f"new version {sample.weight} %; errors {_percent(sample.stable_errors)} stable, "
+        f"{_percent(sample.canary_errors)} new; P95 {_milliseconds(sample.stable_p95)} stable, "
+        f"{_milliseconds(sample.canary_p95)} new; answers a second: {answers or 'none'}, {sample.bad} bad"
+    )
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{100 * ratio:.1f} %"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.0f} ms"
