@@ -72,7 +72,7 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
     words = kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}")
     if words and not (failed and "golden" in _failed_metrics(failed)):
         yield "Its last words:"
-        yield from map(_quoted, words)
+        yield from map(quoted, words)
     yield ""
     yield _users(environment, rollout, when)
     yield ""
@@ -95,7 +95,7 @@ def _measured(environment: str, run: Kind, weight: int, version: str, stable: st
         if job := last.get("metadata", {}).get("job-name"):
             yield f"  {sign}  its answers to recorded questions" + (":" if sign == "no" else "")
             if sign == "no":
-                yield from map(_quoted, kubernetes.last_words(environment, f"job-name={job}", lines=10))
+                yield from map(quoted, kubernetes.last_words(environment, f"job-name={job}", lines=10))
             continue
         name, limit = result["name"], re.search(r"> ([0-9.]+)$", conditions[result["name"]])
         bound = f", the limit is {_shown(name, float(limit[1]))}" if limit else ""
@@ -133,7 +133,7 @@ def _waiting(pods: list[Kind]) -> Iterator[str]:
             if ended:
                 yield f"  It ended with exit code {ended['exitCode']}, {container['restartCount']} times."
             elif reason.get("message"):
-                yield _quoted(f"{reason['reason']}: {reason['message']}")
+                yield quoted(f"{reason['reason']}: {reason['message']}")
             elif "running" in state:
                 yield "  It runs, and says that it is not ready."
 
@@ -175,7 +175,7 @@ def _shipped(repository: Repository, environment: str, digest: str) -> tuple[Rel
     return None, None
 
 
-def _quoted(line: str) -> str:
+def quoted(line: str) -> str:
     """Return a line of a program as a quotation: it can neither pass for ours nor for a trailer of the commit."""
     printable = "".join(character if character.isprintable() else " " for character in line)
     return f"  | {printable[:WIDEST]}"

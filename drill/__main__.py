@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cluster import forge
 from cluster.steps import ClusterError
 from drill import demo as performance
 from drill import scenarios
@@ -34,7 +35,7 @@ def demo() -> None:
 report: {report}
 next:
   make shell                   look at it: kubectl argo rollouts get rollout iris -n iris-prod
-  .venv/bin/python -m cluster exec -- git -C {scenarios.forge.repository()} log main
+  .venv/bin/python -m cluster exec -- git -C {forge.repository()} log main
   make drill                   every other way in which a release can go
   make down                    end it, and leave nothing""")
 

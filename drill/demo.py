@@ -1,41 +1,99 @@
-"""The demo: a first model, a better one that is promoted, and a bad image that is taken back; told in a report."""
+"""The demo: a first model, another one that is promoted, and a bad image that is taken back; told in a report."""
 
 import time
 from pathlib import Path
 
-from drill import images, scenarios
+from drill import scenarios
 from drill.images import Shipped
 from drill.report import write
-from drill.scenarios import Stage, hold
+from drill.scenarios import Stage
 from drill.screen import console, heading
-from drill.story import Act, Story
+from drill.story import Act, Story, Verdict
 from local import cache
 
 REPORT = cache.root() / "drill" / "report.html"
+FAULT = "errors-30"
 
 
 def perform(stage: Stage) -> Path:
     """Play the three releases and return the report. Raises WrongError, ClusterError, RefusedError."""
     begun = time.time()
-    console.print(f"{stage.traffic.users} users ask for a prediction every 0.64 s, from before the first canary on")
-    acts = [_first(stage), _second(stage), _third(stage)]
+    console.print(f"{stage.traffic.users} users ask for predictions, from before the first release to the end")
+    acts = (_first(stage), _second(stage), _third(stage))
     samples = tuple(sample for sample in stage.watch.samples if sample.at >= begun)
-    write(Story("Three releases of an iris classifier", samples, tuple(acts)), REPORT)
+    write(Story("Three releases of an iris classifier", samples, acts), REPORT)
     return REPORT
 
 
 def _first(stage: Stage) -> Act:
-    title = "Release 1: a logistic regression, to dev and then to prod"
+    title = "Release 1: a first model"
+    begun, shipped = time.time(), stage.good["model-1"]
     heading(title)
-    begun = time.time()
-    commit = stage.loop.release(stage.good["model-1"])
-    stage.watch.until(lambda: stage.settled("dev", stage.good["model-1"]), 180, "dev runs it")
-    in_dev = time.time()
-    commit = stage.loop.promote()
-    stage.watch.until(lambda: stage.settled("prod", stage.good["model-1"]), 180, "prod runs it")
+    promotion = _through_dev(stage, shipped)
+    stage.watch.until(lambda: stage.has("prod", shipped) and stage.rests(), 180, "prod runs it")
     served = time.time()
     time.sleep(5)
-    scenarios.served_by(stage, stage.good["model-1"])
-    seconds = {"from the commit to running in dev": in_dev - begun, "from the promotion to running in prod": served - in_dev}
-    reason = "The first release of an environment has nothing to be compared with: it goes to all users at once."
-    return _act(stage, title, "released", reason, begun, seconds)
+    scenarios.served_by(stage, shipped)
+    reason = "The first release of an environment has nothing to be compared with: all users get it at once."
+    seconds = {"from the promotion to running in prod": served - promotion}
+    return _act(stage, title, "released", reason, begun, served, seconds)
+
+
+def _second(stage: Stage) -> Act:
+    title = "Release 2: another model, which is good"
+    begun, shipped = time.time(), stage.good["model-2"]
+    heading(title)
+    promotion = _through_dev(stage, shipped)
+    scenarios.see_promoted(stage, shipped, stage.loop.repository.head(), promotion)
+    done = stage.marks(promotion, "promoted")[0].at
+    reason = (
+        "It answered the recorded questions as it should, and kept to its limits with 10 % and with all users."
+    )
+    seconds = {"from the promotion to synced": _since(stage, promotion, "sync"), "to all users": done - promotion}
+    return _act(stage, title, "promoted", reason, begun, promotion, seconds)
+
+
+def _third(stage: Stage) -> Act:
+    title = "Release 3: an image that fails three requests in ten"
+    begun, shipped, before = time.time(), stage.faulty(FAULT), stage.loop.runs("prod").digest
+    heading(title)
+    promotion = _through_dev(stage, shipped)
+    outcome = scenarios.see_taken_back(stage, shipped, before, promotion, 10, "server errors")
+    abort, reverted = (stage.marks(promotion, kind)[0].at for kind in ("abort", "revert"))
+    _, reason = scenarios.revert_of(shipped.digest)
+    console.print(f"\n{reason}", markup=False)
+    seconds = {
+        "from the promotion to synced": _since(stage, promotion, "sync"),
+        "from its first answer to weight 0": outcome.seconds or 0.0,
+        "from the abort to the revert in git": reverted - abort,
+    }
+    return _act(stage, title, "taken back", reason, begun, promotion, seconds)
+
+
+def _through_dev(stage: Stage, shipped: Shipped) -> float:
+    """Release to dev, see it run there, promote it to prod; return when the promotion was committed."""
+    stage.loop.release(shipped, "--override")
+    stage.watch.until(lambda: stage.has("dev", shipped), 180, "dev runs it")
+    promotion = time.time()
+    stage.loop.promote("--override")
+    return promotion
+
+
+def _since(stage: Stage, begun: float, kind: str) -> float:
+    return stage.marks(begun, kind)[0].at - begun
+
+
+def _act(
+    stage: Stage,
+    title: str,
+    verdict: Verdict,
+    reason: str,
+    begun: float,
+    counted: float,
+    seconds: dict[str, float],
+) -> Act:
+    """Return the act; users count from the time on at which prod could serve them."""
+    kinds = ("commit", "sync", "gate", "weight", "promoted", "abort", "revert")
+    answers = stage.traffic.between(counted)
+    bad = len([answer for answer in answers if not answer.good])
+    return Act(title, verdict, reason, tuple(stage.marks(begun, *kinds)), seconds, len(answers), bad)

@@ -4,11 +4,10 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
-from cluster import forge, machine
-from cluster.steps import ClusterError, wait_for
+from cluster import forge, machine, secrets
+from cluster.steps import wait_for
 from delivery.changes import REJECTED
 from drill import images
 from drill.images import Shipped
@@ -48,7 +47,7 @@ class Scenario(NamedTuple):
 
 
 class Stage:
-    """Where scenarios are played: the cluster with a model in prod, users, a person's clone, and what is watched."""
+    """Where scenarios are played: a cluster with a model in prod, users, a person's clone, what is watched."""
 
     def __init__(self, loop: Loop, traffic: Traffic, watch: Watch) -> None:
         self.loop, self.traffic, self.watch = loop, traffic, watch
@@ -59,7 +58,7 @@ class Stage:
         rollout = self.watch.rollout("prod")
         if not rollout:
             self.loop.ship(self.good["model-1"], "--override")
-        self.watch.until(self._rests, 180, "a stable version in prod")
+        self.watch.until(self.rests, 180, "a stable version in prod")
         # The rules look back thirty seconds, the scale-down of an aborted version comes after as many.
         self._quiet(35)
 
@@ -84,6 +83,15 @@ class Stage:
         """Whether prod's release was taken back by the cluster."""
         return bool(self.watch.rollout("prod").get("status", {}).get("abort"))
 
+    def has(self, environment: str, shipped: Shipped) -> bool:
+        """Whether an environment runs an image and nothing else."""
+        rollout = self.watch.rollout(environment)
+        status = rollout.get("status", {})
+        image = rollout["spec"]["template"]["spec"]["containers"][0]["image"] if rollout else ""
+        over = status.get("currentPodHash") == status.get("stableRS")
+        seen = str(status.get("observedGeneration")) == str(rollout.get("metadata", {}).get("generation"))
+        return bool(image.endswith(shipped.digest) and over and seen and status.get("phase") == "Healthy")
+
     def marks(self, since: float, *kinds: str) -> list[Mark]:
         """Return what has changed since then."""
         return [mark for mark in list(self.watch.marks) if mark.at >= since and mark.kind in kinds]
@@ -92,7 +100,8 @@ class Stage:
         """Return the weights that the canary has had since then, in order."""
         return [int(mark.text.split()[0]) for mark in self.marks(since, "weight")]
 
-    def _rests(self) -> bool:
+    def rests(self) -> bool:
+        """Whether prod has one version, which all users have."""
         status = self.watch.rollout("prod").get("status", {})
         over = bool(status.get("stableRS")) and status.get("currentPodHash") == status.get("stableRS")
         return over and status.get("phase") == "Healthy" and not status.get("abort") and self.watch.weight() == 0
@@ -110,9 +119,16 @@ def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], None] | Non
     if during:
         reach(stage, 10, begun)
         during()
-    stage.watch.until(
-        lambda: bool(stage.marks(begun, "promoted")) and stage._rests() or stage.is_aborted(), 600, "the promotion"
-    )
+    return see_promoted(stage, shipped, commit, begun)
+
+
+def see_promoted(stage: Stage, shipped: Shipped, commit: str, begun: float) -> Outcome:
+    """See a release that was committed promoted: all users on it, and its answers in the log."""
+
+    def decided() -> bool:
+        return stage.is_aborted() or (bool(stage.marks(begun, "promoted")) and stage.rests())
+
+    stage.watch.until(decided, 600, "the promotion")
     hold(not stage.is_aborted(), f"it was taken back: {stage.watch.state()}")
     hold(stage.weights(begun)[:2] == [10, 100], f"the weights were {stage.weights(begun)}")
     stage.watch.until(lambda: stage.watch.synced("iris-prod") == commit, 60, "Argo CD says that it is synced")
@@ -137,10 +153,11 @@ def taken_back(
     if during:
         reach(stage, at, begun)
         during()
-    return _is_taken_back(stage, shipped, before.digest, begun, at, reason)
+    return see_taken_back(stage, shipped, before.digest, begun, at, reason)
 
 
-def _is_taken_back(stage: Stage, shipped: Shipped, before: str, begun: float, at: int, reason: str) -> Outcome:
+def see_taken_back(stage: Stage, shipped: Shipped, before: str, begun: float, at: int, reason: str) -> Outcome:
+    """See a release that was committed taken back, and the release `before` in its place again."""
     stage.watch.until(lambda: bool(stage.marks(begun, "abort", "promoted")), 420, "the verdict")
     hold(not stage.marks(begun, "promoted"), "it was promoted")
     aborted = stage.marks(begun, "abort")[0].at
@@ -153,13 +170,13 @@ def _is_taken_back(stage: Stage, shipped: Shipped, before: str, begun: float, at
     stage.watch.until(lambda: stage.loop.runs("prod").digest == before, 60, "the revert in git")
     sha, body = revert_of(shipped.digest)
     hold(reason in body, f"the revert's reason does not say {reason!r}: {body}")
-    stage.watch.until(stage._rests, 90, "the version before is all that runs")
+    stage.watch.until(stage.rests, 90, "the version before is all that runs")
     stage.watch.until(lambda: stage.watch.synced("iris-prod") != "", 60, "Argo CD says that it is synced")
 
     # Who was not sent to it noticed nothing: nothing failed before its weight rose, nor after it fell.
     first = next((mark.at for mark in stage.marks(begun, "weight")), aborted)
     calm = [*stage.traffic.between(begun, first - 1), *stage.traffic.between(gone + 2)]
-    hold(all(answer.good for answer in calm), f"stable's users were not served: {_failures(calm)}")
+    hold(all(answer.good for answer in calm), f"stable's users were not served: {_failures(calm, begun)}")
     theirs = [answer for answer in stage.traffic.between(first, gone + 2) if _is_of(answer, shipped)]
     seconds = round(gone - theirs[0].at, 1) if theirs else None
     return Outcome(TAKEN_BACK, seconds, bad(stage, begun), sha[:10])
@@ -181,16 +198,28 @@ def served_by(stage: Stage, shipped: Shipped) -> None:
 def logged(shipped: Shipped) -> None:
     """Raise WrongError unless the prediction log has answers of that version, each once."""
     version = json.loads((shipped.model / "model.json").read_text())["version"]
-    query = f"SELECT count(*), count(DISTINCT request_id) FROM predictions WHERE model_version = '{int(version)}'"
+    counted = "SELECT count(*), count(DISTINCT request_id) FROM predictions WHERE model_version ="
+    query = f"{counted} '{int(version)}'"
     psql = ("psql", "--username=iris", "--no-align", "--tuples-only", f"--command={query}")
     rows = machine.run("kubectl", "exec", "--namespace=database", "postgres-0", "--", *psql).strip()
     count, different = rows.split("|")
-    hold(int(count) > 0 and count == different, f"the log has {count} rows of version {version}, {different} different")
+    hold(
+        int(count) > 0 and count == different,
+        f"the log has {count} rows of version {version}, {different} different",
+    )
 
 
 def revert_of(digest: str) -> tuple[str, str]:
     """Return the commit that took an image back in prod, and what it says. Raises WrongError without."""
-    arguments = ("log", "--format=%H", f"--grep={REJECTED}: {digest}", "--max-count=1", "main", "--", "overlays/prod")
+    arguments = (
+        "log",
+        "--format=%H",
+        f"--grep={REJECTED}: {digest}",
+        "--max-count=1",
+        "main",
+        "--",
+        "overlays/prod",
+    )
     sha = forge_git(*arguments)
     hold(bool(sha), "git was not reverted")
     return sha, forge_git("show", "--no-patch", "--format=%B", sha)
@@ -213,8 +242,9 @@ def hold(true: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sente
         raise WrongError(otherwise)
 
 
-def _failures(answers: list[Answer]) -> str:
-    return ", ".join(sorted({answer.status for answer in answers if not answer.good}))
+def _failures(answers: list[Answer], since: float) -> str:
+    failed = [answer for answer in answers if not answer.good]
+    return ", ".join(f"{answer.status} after {answer.at - since:.1f} s" for answer in failed[:10])
 
 
 def _is_of(answer: Answer, shipped: Shipped) -> bool:
@@ -232,8 +262,9 @@ def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
 
 def a_good_release(stage: Stage) -> Outcome:
     """Promoted, and nobody notices."""
+    begun = time.time()
     outcome = promoted(stage, stage.next_good())
-    hold(outcome.bad == 0, f"{outcome.bad} requests failed")
+    hold(outcome.bad == 0, f"{outcome.bad} requests failed: {_failures(stage.traffic.between(begun), begun)}")
     return outcome
 
 
@@ -264,7 +295,7 @@ def no_traffic(stage: Stage) -> Outcome:
         stage.loop.pull()
         stage.loop.delivery("revert", "prod", "--reason=Nobody uses it; it waits for ever.")
         stage.loop.push()
-        stage.watch.until(stage._rests, 90, "the version before is all that runs")
+        stage.watch.until(stage.rests, 90, "the version before is all that runs")
     hold(stage.weights(begun) == [10, 0], f"the weights were {stage.weights(begun)}")
     return Outcome("waits", None, bad(stage, begun), revert_of(shipped.digest)[0][:10])
 
@@ -295,7 +326,7 @@ def a_second_release(stage: Stage) -> Outcome:
     abandoned = stage.pod_hash()
     outcome = promoted(stage, stage.next_good())
     hold(stage.pod_hash() != abandoned, "the first was promoted")
-    hold(outcome.bad == 0, f"{outcome.bad} requests failed")
+    hold(outcome.bad == 0, f"{outcome.bad} requests failed: {_failures(stage.traffic.between(begun), begun)}")
     return outcome
 
 
@@ -307,7 +338,7 @@ def a_person_reverts_in_git(stage: Stage) -> Outcome:
     stage.loop.pull()
     stage.loop.delivery("revert", "prod")
     stage.loop.push()
-    stage.watch.until(stage._rests, 90, "the version before is all that runs")
+    stage.watch.until(stage.rests, 90, "the version before is all that runs")
     hold(not stage.marks(begun, "abort", "promoted"), "the rollout did something of its own")
     hold(stage.weights(begun) == [10, 0], f"the weights were {stage.weights(begun)}")
     return Outcome(TAKEN_BACK, None, bad(stage, begun), revert_of(shipped.digest)[0][:10])
@@ -329,7 +360,7 @@ def a_person_promotes(stage: Stage) -> Outcome:
     stage.loop.ship(shipped)
     reach(stage, 10, begun)
     argo("promote", "--full")
-    stage.watch.until(lambda: bool(stage.marks(begun, "promoted")) and stage._rests(), 60, "the promotion")
+    stage.watch.until(lambda: bool(stage.marks(begun, "promoted")) and stage.rests(), 60, "the promotion")
     time.sleep(3)
     served_by(stage, shipped)
     hold(stage.loop.runs("prod").digest == shipped.digest, "git says something else")
@@ -341,7 +372,7 @@ def a_person_undoes(stage: Stage) -> Outcome:
     digest, begun = stage.loop.runs("prod").digest, time.time()
     argo("undo")
     time.sleep(20)
-    stage.watch.until(stage._rests, 90, "what git says is all that runs")
+    stage.watch.until(stage.rests, 90, "what git says is all that runs")
     image = stage.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
     hold(image.endswith(digest), "the cluster runs something else than git says")
     hold(max(stage.weights(begun), default=0) == 0, "users were sent to what git does not say")
@@ -379,6 +410,28 @@ def killed(what: str) -> Callable[[Stage], Outcome]:
     return play
 
 
+def a_forged_event(stage: Stage) -> Outcome:
+    """Somebody tells the forge, with its token or without, that what runs well was aborted: git stays as it is."""
+    begun, head = time.time(), forge_git("rev-parse", "main")
+    image = stage.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
+    payload = {"namespace": "iris-prod", "rollout": "iris", "image": image}
+    message = json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
+    answers = [_tell_forge(message, token) for token in ("", "guessed", secrets.token())]
+    hold(answers == ["401", "401", "204"], f"the forge has answered {answers}")
+    time.sleep(5)
+    hold(forge_git("rev-parse", "main") == head, "git was changed")
+    hold(stage.rests(), "the rollout was changed")
+    return Outcome("nothing changed", None, bad(stage, begun), "")
+
+
+def _tell_forge(message: str, token: str) -> str:
+    """Return the status that the forge answers a message with."""
+    options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
+    authorization = f"Authorization: Bearer {token}"
+    url = f"http://{machine.NODE}:{forge.PORT}{forge.DISPATCHES}"
+    return machine.run("curl", *options, "--header", authorization, url, stdin=message)
+
+
 def argo(*command: str) -> None:
     """Do what a person does with `kubectl argo rollouts`."""
     machine.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
@@ -404,7 +457,9 @@ def every() -> Iterator[Scenario]:
     errors, ready = "server errors", "was not ready within"
     yield Scenario("good", "promoted, no failed request", a_good_release)
     yield Scenario("errors-30", "taken back at 10 %", fault("errors-30", at=10, reason=errors))
-    yield Scenario("wrong-answers", "taken back before any user", fault("swapped", at=0, reason="recorded is class"))
+    yield Scenario(
+        "wrong-answers", "taken back before any user", fault("swapped", at=0, reason="recorded is class")
+    )
     yield Scenario("crash", "taken back before any user", fault("crash", at=0, reason=ready))
     yield Scenario("errors-3", "taken back at 10 %", fault("errors-3", at=10, reason=errors))
     yield Scenario("slow", "taken back at 10 %", fault("slow", at=10, reason="took at most"))
@@ -423,6 +478,7 @@ def every() -> Iterator[Scenario]:
     yield Scenario("person-promotes", "promoted", a_person_promotes)
     yield Scenario("person-undoes", "as git says", a_person_undoes)
     yield Scenario("rejected-again", "refused; with --override taken back", a_rejected_release)
+    yield Scenario("forged-event", "nothing changes", a_forged_event)
     yield Scenario("controller-dies", "taken back at 10 %", killed("the rollouts controller"))
     yield Scenario("argocd-dies", "taken back at 10 %", killed("Argo CD"))
     yield Scenario("router-dies", "taken back at 10 %", killed("the router"))

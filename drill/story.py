@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+Verdict = Literal["released", "promoted", "taken back"]
+
 
 class Sample(NamedTuple):
     """One second. Ratios and quantiles are None while Prometheus has too few requests for them."""
@@ -29,7 +31,7 @@ class Act(NamedTuple):
     """One release, from its commit to what became of it."""
 
     title: str
-    verdict: Literal["released", "promoted", "taken back"]
+    verdict: Verdict
     reason: str  # several lines, for people
     marks: tuple[Mark, ...]
     seconds: dict[str, float]  # durations by what they are, for instance "from the commit to synced"

@@ -1,4 +1,7 @@
-"""The overlays as they would be applied: a copy of the manifests with a release in each environment."""
+"""The overlays as they would be applied: a copy of the manifests with a release in each environment.
+
+`argocd` is what Argo CD is told; with `local`, as this machine's cluster has it.
+"""
 
 import json
 import shutil
@@ -15,16 +18,24 @@ RELEASE = Release(
     json.dumps({"version": "7", "sha256": "5" * 64, "run_id": "ab12", "metrics": {}, "golden": []}),
 )
 
+BUILT = {
+    "dev": "overlays/dev",
+    "prod": "overlays/prod",
+    "monitoring": "monitoring",
+    "argocd": "manifests/argocd",
+    "local prod": "cluster/prod",
+    "local argocd": "cluster/argocd",
+}
+
 
 def render(copy: Path) -> dict[str, str]:
-    """Return the objects of dev, prod and monitoring as YAML, built from a copy that is made in that folder."""
-    for folder in ("manifests", "overlays", "monitoring"):
+    """Return the objects of each overlay as YAML, built from a copy that is made in that folder."""
+    for folder in ("manifests", "overlays", "monitoring", "cluster/argocd", "cluster/prod"):
         shutil.copytree(ROOT / folder, copy / folder)
     for environment in ("dev", "prod"):
         for name, text in RELEASE.files().items():
             (copy / changes.folder(environment) / name).write_text(text)
-    built = {"dev": "overlays/dev", "prod": "overlays/prod", "monitoring": "monitoring"}
-    return {name: _build(copy / folder) for name, folder in built.items()}
+    return {name: _build(copy / folder) for name, folder in BUILT.items()}
 
 
 def _build(folder: Path) -> str:

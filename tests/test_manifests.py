@@ -90,8 +90,11 @@ def test_every_reference_leads_to_exactly_one_object(rendered: dict[str, list[Ob
     assert weights == {canary["stableService"]: 100, canary["canaryService"]: 0}
     assert weights.keys() <= there["Service"].keys()
     for name in re.findall(r"'templateName': '([^']+)'", str(canary["steps"])):
-        wanted = {argument["name"] for argument in there["AnalysisTemplate"][name]["spec"]["args"]}
-        assert wanted == {"namespace", "hash"}
+        arguments = there["AnalysisTemplate"][name]["spec"].get("args", [])
+        needed = {argument["name"] for argument in arguments if "value" not in argument}
+        for step in canary["steps"]:
+            if {"templateName": name} in step.get("analysis", {}).get("templates", []):
+                assert {argument["name"] for argument in step["analysis"].get("args", [])} == needed
 
     for route in _named(objects, "IngressRoute")["iris"]["spec"]["routes"]:
         assert {middleware["name"] for middleware in route["middlewares"]} == there["Middleware"].keys()
@@ -195,12 +198,10 @@ def test_dev_and_prod_differ_only_where_they_may(rendered: dict[str, list[Object
     assert dev.keys() == prod.keys()
     different = set()
     for key, item in prod.items():
-        assert (dev[key]["metadata"].pop("namespace"), item["metadata"].pop("namespace")) == (
-            "iris-dev",
-            "iris-prod",
-        )
+        assert dev[key]["metadata"]["namespace"] == "iris-dev"
+        assert item["metadata"]["namespace"] == "iris-prod"
         different |= {(key[0], path) for path in _different(dev[key], item)}
-    assert different == DIFFERENT
+    assert different - {(kind, "metadata.namespace") for kind, _ in prod} == DIFFERENT
 
 
 def _different(one: object, other: object, path: str = "") -> Iterator[str]:
@@ -212,6 +213,49 @@ def _different(one: object, other: object, path: str = "") -> Iterator[str]:
             yield from _different(a, b, f"{path}.{index}")
     elif one != other:
         yield path.removeprefix(".")
+
+
+def test_this_machines_prod_differs_from_prod_in_its_waits_alone(rendered: dict[str, list[Object]]) -> None:
+    here, prod = (
+        {(item["kind"], item["metadata"]["name"]): item for item in rendered[where]}
+        for where in ("local prod", "prod")
+    )
+    assert here.keys() == prod.keys()
+    different = {(key[1], path) for key, item in prod.items() for path in _different(here[key], item)}
+    assert different == {
+        ("iris", "spec.progressDeadlineSeconds"),
+        ("iris", "spec.strategy.canary.abortScaleDownDelaySeconds"),
+        ("slo", "spec.args.3.value"),
+    }
+
+
+@pytest.mark.parametrize("where", ["argocd", "local argocd"])
+def test_argo_cd_is_allowed_exactly_what_there_is(rendered: dict[str, list[Object]], where: str) -> None:
+    applications = _named(rendered[where], "Application")
+    projects = _named(rendered[where], "AppProject")
+    built = {f"overlays/{name}": name for name in ("dev", "prod")} | {
+        "cluster/prod": "local prod",
+        "cluster/argocd": "local argocd",
+        "manifests/argocd": "argocd",
+        "monitoring": "monitoring",
+    }
+    used: dict[str, set[tuple[str, str]]] = {name: set() for name in projects}
+    places: dict[str, set[str]] = {name: set() for name in projects}
+    for application in applications.values():
+        spec = application["spec"]
+        project = projects[spec["project"]]["spec"]
+        assert [spec["source"]["repoURL"]] == project["sourceRepos"]
+        places[spec["project"]].add(spec["destination"]["namespace"])
+        for item in rendered[built[spec["source"]["path"]]]:
+            assert item["metadata"]["namespace"] == spec["destination"]["namespace"]
+            group, _, _ = item["apiVersion"].rpartition("/")
+            used[spec["project"]].add((group, item["kind"]))
+    for name, project in projects.items():
+        allowed = [(entry["group"], entry["kind"]) for entry in project["spec"]["namespaceResourceWhitelist"]]
+        assert sorted(used[name]) == sorted(allowed)
+        assert sorted(places[name]) == sorted(entry["namespace"] for entry in project["spec"]["destinations"])
+        assert "clusterResourceWhitelist" not in project["spec"]
+    assert len({str(project["spec"]["sourceRepos"]) for project in projects.values()}) == 1
 
 
 def test_git_holds_no_secret_and_no_right_to_everything() -> None:
@@ -229,6 +273,13 @@ def test_git_holds_no_secret_and_no_right_to_everything() -> None:
 def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]]) -> None:
     slo = _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]
     assert len(slo) == 4
+    steps = _named(rendered["prod"], "Rollout")["iris"]["spec"]["strategy"]["canary"]["steps"]
+    gates = [step["analysis"] for step in steps if step.get("analysis", {}).get("args")]
+    asked = [{arg["name"]: arg.get("value") for arg in gate["args"]}["measurements"] for gate in gates]
+    assert asked == ["10", "3"]
+    assert {"name": "interval", "value": "30s"} in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"][
+        "args"
+    ]
     for metric in slo:
         limit = metric["successCondition"].rpartition(" ")[2]
         number = "len(result) == 1 && !isNaN(result[0]) && result[0]"
@@ -236,7 +287,7 @@ def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]
         assert metric["failureCondition"] == f"{number} > {limit}"
         assert float(limit) == (0.01 if "errors" in metric["name"] else 0.5)
         assert metric["count"] >= metric["inconclusiveLimit"]
-        assert metric["consecutiveSuccessLimit"] == 10
+        assert metric["consecutiveSuccessLimit"] == "{{args.measurements}}"
         assert metric["consecutiveErrorLimit"] * 10 >= 60  # seconds for which Prometheus may be away
 
 
@@ -258,12 +309,12 @@ def test_argo_rollouts_judges_by_a_gate_as_it_is_meant(rendered: dict[str, list[
 
 def test_a_gate_reads_recorded_numbers_alone(rendered: dict[str, list[Object]]) -> None:
     rules = yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())
-    recorded = {rule["record"] for group in rules["groups"] for rule in group["rules"]}
+    recorded = {rule.get("record") for group in rules["groups"] for rule in group["rules"]}
     read = set()
     for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
         query = metric["provider"]["prometheus"]["query"]
         found = re.fullmatch(
-            r'([\w:]+)\{namespace="\{\{args\.namespace\}\}", (\w+)="(\{\{args\.hash\}\}|iris-canary)"\}', query
+            r'([\w:]+)\{namespace="\{\{args\.namespace\}\}", (\w+)="\{\{args\.(hash|service)\}\}"\}', query
         )
         assert found, query
         read.add(found[1])

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from delivery import changes
+from delivery.explanation import quoted
 from delivery.history import history
-from delivery.release import COMPONENT, NOTHING, Release, ReleaseError, parse, read_model
+from delivery.release import COMPONENT, IMAGE, NOTHING, Release, ReleaseError, parse, read_model
 from delivery.repository import Repository
 from tests.running import ROOT
 
@@ -134,7 +135,7 @@ def test_history_tells_who_brought_what_and_why_it_left(repository: Repository) 
     told = history(repository, "prod")
     assert [stay.release.facts["version"] for stay in told] == ["2", "3", "2", "1"]
     assert told[0].until is None
-    assert told[1].left == "taken back: P95 was 0.8 s."
+    assert (told[1].left, told[1].rejected) == ("P95 was 0.8 s.", True)
     assert told[2].left == f"followed by model 3 ({THREE[:19]})"
     assert {stay.brought_by for stay in told} == {"Ada <ada@example.org>"}
     assert all(later.since >= earlier.since for later, earlier in pairwise(told))
@@ -205,3 +206,63 @@ def _command(repository: Repository, *arguments: str) -> subprocess.CompletedPro
         text=True,
         check=False,
     )
+
+
+def _event(digest: str = THREE, **other: str) -> str:
+    payload = {"namespace": "iris-prod", "rollout": "iris", "image": f"{IMAGE}@{digest}"} | other
+    return json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
+
+
+def _tell(repository: Repository, message: str) -> subprocess.CompletedProcess[str]:
+    """Run `delivery revert` with a message where no cluster can be asked."""
+    command = [sys.executable, "-P", "-m", "delivery", "revert", "--event", "-"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "KUBECONFIG": "/dev/null"}
+    return subprocess.run(
+        command, cwd=repository.root, env=environ, input=message, capture_output=True, text=True, check=False
+    )
+
+
+def test_an_event_takes_back_what_git_says_runs_and_nothing_a_second_time(repository: Repository) -> None:
+    _three_releases(repository)
+    assert _tell(repository, _event()).returncode == 0
+    assert f"Release-Rejected: {THREE}" in _git(repository.root, "log", "-1", "--format=%B")
+    head = repository.head()
+    again = _tell(repository, _event())
+    assert (again.returncode, repository.head()) == (0, head)
+    assert "nothing to do" in again.stdout
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "no JSON",
+        "[]",
+        '{"client_payload": 1}',
+        '{"client_payload": {"namespace": "iris-prod"}}',
+        _event(namespace="iris-prod-2"),
+        _event(namespace="kube-system"),
+        _event(namespace="../prod"),
+        _event(namespace="iris-prod\n"),
+        _event(rollout="iris; reboot"),
+        _event(image=f"{IMAGE}:latest"),
+        _event(image=f"example.org/other@{THREE}"),
+        _event(image=f"{IMAGE}@{THREE}\nRelease-Rejected: {TWO}"),
+        _event(digest=f"sha256:{'z' * 64}"),
+    ],
+)
+def test_a_message_that_is_not_ours_is_refused_and_changes_nothing(repository: Repository, message: str) -> None:
+    _three_releases(repository)
+    head = repository.head()
+    done = _tell(repository, message)
+    assert (done.returncode, repository.head()) == (1, head)
+    assert "nothing was changed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_program_wrote_cannot_pass_for_a_trailer(repository: Repository) -> None:
+    _three_releases(repository)
+    reason = "\n".join(["It failed.", "", quoted(f"x\nRelease-Rejected: {TWO}\x1b[31m")])
+    _do(repository, changes.revert(repository, "prod", reason))
+    assert repository.trailers(changes.REJECTED) == [THREE]
+    assert "\x1b" not in _git(repository.root, "log", "-1", "--format=%B")
