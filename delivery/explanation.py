@@ -76,7 +76,8 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
     yield ""
     yield _users(environment, rollout, when)
     yield ""
-    keep = rollout["spec"]["strategy"].get("canary", {}).get("abortScaleDownDelaySeconds", 30)
+    (strategy,) = rollout["spec"]["strategy"].values()
+    keep = strategy.get("abortScaleDownDelaySeconds", 30)
     yield f"What to do: its pods stay for {keep} seconds after that, for a look:"
     space = kubernetes.namespace(environment)
     yield f"  kubectl logs --namespace={space} --selector=rollouts-pod-template-hash={version} --tail=100"
@@ -146,6 +147,8 @@ def _users(environment: str, rollout: Kind, when: datetime) -> str:
     )
     if began is None:
         return "Users: none was sent to it."
+    if "blueGreen" in rollout["spec"]["strategy"]:
+        return "Users: all of them had it, from the switch on until it was taken back."
     space = kubernetes.namespace(environment)
     counter = f'traefik_service_requests_total{{service="{space}-iris-canary-80@kubernetescrd"'
     ends = (began.timestamp(), when.timestamp() + SCRAPES)

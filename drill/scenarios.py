@@ -432,6 +432,34 @@ def _tell_forge(message: str, token: str) -> str:
     return machine.run("curl", *options, "--header", authorization, url, stdin=message)
 
 
+def blue_green(stage: Stage) -> Outcome:
+    """With the blue-green variant: a good release is switched to, a bad one switched back."""
+    prod, here = "overlays/prod/kustomization.yaml", "cluster/prod/kustomization.yaml"
+    canary_only = "      - {op: replace, path: /spec/strategy/canary/abortScaleDownDelaySeconds, value: 30}\n"
+    component = "components:\n  - release\n"
+    stage.loop.change(here, canary_only, "", "cluster: no canary (drill)")
+    stage.loop.change(
+        prod, component, f"{component}  - ../../manifests/iris/blue-green\n", "prod: blue-green (drill)"
+    )
+    try:
+        stage.watch.until(lambda: "blueGreen" in stage.watch.rollout("prod")["spec"]["strategy"], 60, "blue-green")
+        stage.settle()
+        begun, good = time.time(), stage.next_good()
+        stage.loop.ship(good, "--override")
+        stage.watch.until(lambda: bool(stage.marks(begun, "promoted", "abort")), 420, "the verdict")
+        hold(not stage.is_aborted(), "the good release was taken back")
+        failed = stage.traffic.between(begun)
+        hold(bad(stage, begun) == 0, f"requests failed: {_failures(failed, begun)}")
+        stage.settle()
+        return taken_back(stage, stage.faulty("errors-30"), at=0, reason="server errors")
+    finally:
+        stage.loop.change(
+            prod, f"{component}  - ../../manifests/iris/blue-green\n", component, "prod: canary (drill)"
+        )
+        patches = "      - {op: replace, path: /spec/progressDeadlineSeconds, value: 60}\n"
+        stage.loop.change(here, patches, patches + canary_only, "cluster: a canary again (drill)")
+
+
 def argo(*command: str) -> None:
     """Do what a person does with `kubectl argo rollouts`."""
     machine.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
@@ -482,6 +510,7 @@ def every() -> Iterator[Scenario]:
     yield Scenario("controller-dies", "taken back at 10 %", killed("the rollouts controller"))
     yield Scenario("argocd-dies", "taken back at 10 %", killed("Argo CD"))
     yield Scenario("router-dies", "taken back at 10 %", killed("the router"))
+    yield Scenario("blue-green", "good: switched; bad: switched back", blue_green)
 
 
 CORE = ("good", "errors-30", "wrong-answers", "crash")

@@ -18,11 +18,16 @@ RELEASE = Release(
     json.dumps({"version": "7", "sha256": "5" * 64, "run_id": "ab12", "metrics": {}, "golden": []}),
 )
 
+BLUE_GREEN = """\
+resources: [../overlays/prod]
+components: [../manifests/iris/blue-green]
+"""
 BUILT = {
     "dev": "overlays/dev",
     "prod": "overlays/prod",
     "monitoring": "monitoring",
     "argocd": "manifests/argocd",
+    "blue-green": "blue-green",
     "local prod": "cluster/prod",
     "local argocd": "cluster/argocd",
 }
@@ -35,6 +40,8 @@ def render(copy: Path) -> dict[str, str]:
     for environment in ("dev", "prod"):
         for name, text in RELEASE.files().items():
             (copy / changes.folder(environment) / name).write_text(text)
+    (copy / "blue-green").mkdir()
+    (copy / "blue-green/kustomization.yaml").write_text(BLUE_GREEN)
     return {name: _build(copy / folder) for name, folder in BUILT.items()}
 
 

@@ -215,6 +215,23 @@ def _different(one: object, other: object, path: str = "") -> Iterator[str]:
         yield path.removeprefix(".")
 
 
+def test_the_blue_green_variant_has_the_same_services_and_gates(rendered: dict[str, list[Object]]) -> None:
+    objects = rendered["blue-green"]
+    strategy = _named(objects, "Rollout")["iris"]["spec"]["strategy"]
+    assert strategy.keys() == {"blueGreen"}
+    blue_green = strategy["blueGreen"]
+    assert (blue_green["activeService"], blue_green["previewService"]) == ("iris-stable", "iris-canary")
+    gates = [blue_green[f"{when}PromotionAnalysis"] for when in ("pre", "post")]
+    assert [gate["templates"] for gate in gates] == [[{"templateName": "golden"}], [{"templateName": "slo"}]]
+    known = {argument["name"] for argument in _named(objects, "AnalysisTemplate")["slo"]["spec"]["args"]}
+    given = {argument["name"]: argument.get("value") for argument in gates[1]["args"]}
+    assert known - {"interval"} == given.keys()
+    assert given["service"] == blue_green["activeService"]  # that is where the users are
+    assert {(item["kind"], item["metadata"]["name"]) for item in objects} == {
+        (item["kind"], item["metadata"]["name"]) for item in rendered["prod"]
+    }
+
+
 def test_this_machines_prod_differs_from_prod_in_its_waits_alone(rendered: dict[str, list[Object]]) -> None:
     here, prod = (
         {(item["kind"], item["metadata"]["name"]): item for item in rendered[where]}
