@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image test-cluster lint bench image up down shell doctor lock check-lock
+.PHONY: help run test test-image test-cluster lint bench image up down demo drill drill-core shell doctor lock check-lock
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -32,6 +32,15 @@ up: .venv/ready ## start a real Kubernetes on this machine (needs root; builds i
 
 down: .venv/ready ## end it, and leave nothing
 	@$(BIN)/python -m cluster down
+
+demo: up ## ship a good model and a bad image by commit, and watch the bad one come back; ends in a report
+	@$(BIN)/python -m drill demo
+
+drill: up ## play every way in which a release can go, and show what became of each (about 45 min)
+	@$(BIN)/python -m drill run
+
+drill-core: up ## play the four that CI plays, from nothing to nothing
+	@trap '$(BIN)/python -m cluster down' EXIT; $(BIN)/python -m drill run --core
 
 shell: .venv/ready ## a shell in it, with kubectl and the rest
 	@$(BIN)/python -m cluster exec -- bash

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -89,6 +90,7 @@ def serve(where: Path) -> None:
     """Serve until the machine ends."""
     (where / "pid").write_text(str(os.getpid()))
     address = ("--listen=" + machine.NODE, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
+    threading.Thread(target=_tell_of_commits, args=(where,), daemon=True).start()
     with subprocess.Popen(["git", "daemon", "--reuseaddr", "--informative-errors", *address]):
         Server((machine.NODE, PORT), where).serve_forever()
 
@@ -160,6 +162,18 @@ class Endpoint(BaseHTTPRequestHandler):
     def log_message(self, form: str, *values: object) -> None:
         """Say it where the rest is said."""
         _say(form % values)
+
+
+def _tell_of_commits(where: Path) -> None:
+    """Have Argo CD look at git when main has moved, as a forge's webhook does."""
+    refresh = ("annotate", "applications", "--all", "--namespace=argocd", "--overwrite")
+    main = ""
+    while True:
+        if (latest := _git(where / REPOSITORY, "rev-parse", "main")) != main:
+            main = latest
+            command = ["kubectl", *refresh, "argocd.argoproj.io/refresh=normal"]
+            subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        time.sleep(0.5)
 
 
 def _answers() -> str | None:

@@ -59,8 +59,6 @@ class Stage:
         if not rollout:
             self.loop.ship(self.good["model-1"], "--override")
         self.watch.until(self.rests, 180, "a stable version in prod")
-        # The rules look back thirty seconds, the scale-down of an aborted version comes after as many.
-        self._quiet(35)
 
     def other(self) -> str:
         """Return the name of the model that does not run in prod."""
@@ -105,11 +103,6 @@ class Stage:
         status = self.watch.rollout("prod").get("status", {})
         over = bool(status.get("stableRS")) and status.get("currentPodHash") == status.get("stableRS")
         return over and status.get("phase") == "Healthy" and not status.get("abort") and self.watch.weight() == 0
-
-    def _quiet(self, seconds: float) -> None:
-        """Wait until the last weight that was not 0 is that long ago."""
-        moved = max((sample.at for sample in self.watch.samples if sample.weight), default=0.0)
-        time.sleep(max(0.0, moved + seconds - time.time()))
 
 
 def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], None] | None = None) -> Outcome:
