@@ -15,6 +15,8 @@ QUIET = 15.0  # seconds between two lines about the state where nothing can be s
 COLOURS = {True: "green", False: "red", None: "cyan"}
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 140  # of tables; there is no window that they would have to fit
 
 
 @contextmanager
