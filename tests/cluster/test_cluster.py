@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster import doctor, images, machine
+from cluster import doctor, forge, images, machine, secrets
 from local.engine import buildah
 from local.image import BASE, find_base
 from tests.cluster import snapshot
@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 CLUSTER = [sys.executable, "-m", "cluster"]
 MINUTES = 60.0
 SYSTEM = "system:serviceaccount"
-PLATFORM = {"argo-rollouts", "argocd", "kube-system", "traefik"}
+PLATFORM = {"argo-rollouts", "argocd", "database", "kube-system", "monitoring", "traefik"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,18 @@ def placeholder(cluster: str) -> None:  # noqa: ARG001 - it runs there
 
 
 def test_up_says_each_step_with_its_time_and_what_to_do_next(cluster: str) -> None:
-    for step in ("this machine", "programs", "machine", "images", "Kubernetes", "node", "platform", "pods"):
+    for step in (
+        "this machine",
+        "programs",
+        "machine",
+        "images",
+        "Kubernetes",
+        "node",
+        "platform",
+        "forge",
+        "pods",
+        "applications",
+    ):
         assert f"  ok  {step} (" in cluster
     assert "GiB of memory" in cluster
     assert "localhost:8080" in cluster
@@ -67,7 +78,7 @@ def test_up_says_each_step_with_its_time_and_what_to_do_next(cluster: str) -> No
 
 def test_every_pod_of_the_platform_is_ready(cluster: str) -> None:  # noqa: ARG001
     pods = _get("pods", "--all-namespaces")
-    assert {pod["metadata"]["namespace"] for pod in pods} == PLATFORM
+    assert {pod["metadata"]["namespace"] for pod in pods} == {*PLATFORM, "iris-dev"}  # dev has its database
     for pod in pods:
         ready = {condition["type"]: condition["status"] for condition in pod["status"]["conditions"]}
         assert ready["Ready"] == "True", pod["metadata"]["name"]
@@ -159,56 +170,79 @@ def test_each_part_may_do_what_it_needs_and_no_more(
     assert done.stdout.strip() == ("yes" if may else "no")
 
 
-def test_argo_cd_makes_a_commit_so(placeholder: None, tmp_path: Path) -> None:  # noqa: ARG001
-    repository = tmp_path / "demo"
-    (repository / "app").mkdir(parents=True)
-    config_map = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "from-git"},
-        "data": {"said": "first"},
-    }
-    served = subprocess.Popen(
-        machine.inside(
-            ["git", "daemon", "--export-all", f"--base-path={tmp_path}", f"--listen={machine.NODE}"], "--net"
-        ),
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _commit(repository, config_map)
-        application = (HERE / "application.yaml").read_text()
-        assert _run("kubectl", "apply", "--filename=-", stdin=application).returncode == 0
-        wait_until(lambda: _said() == "first", "the first commit to be synced", 3 * MINUTES)
-        config_map["data"] = {"said": "second"}
-        _commit(repository, config_map)
-        wait_until(lambda: _said() == "second", "the second commit to be synced", 3 * MINUTES)
-        assert "Synced" in _exec("argocd", "app", "get", "demo").stdout
-    finally:
-        _kubectl("delete", "application", "demo", "--namespace=argocd")
-        served.terminate()
-        served.wait()
+def test_argo_cd_makes_a_commit_so_and_keeps_it_so(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    clone, who = tmp_path / "clone", ("-c", "user.name=test", "-c", "user.email=test@example")
+    _git(tmp_path, "clone", "--quiet", str(forge.repository()), str(clone))
+    file = clone / "manifests/iris/pdb.yaml"
+    file.write_text(file.read_text().replace("maxUnavailable: 1", "maxUnavailable: 2"))
+    _git(clone, *who, "commit", "--quiet", "--all", "--message=two at once")
+    _git(clone, "push", "--quiet")
+    wait_until(lambda: _may_be_away() == {2}, "the commit to be synced", MINUTES)
+    budget = ("poddisruptionbudget", "iris", "--namespace=iris-prod")
+    _kubectl("patch", *budget, "--type=merge", '--patch={"spec": {"maxUnavailable": 3}}')
+    wait_until(lambda: _may_be_away() == {2}, "what a person has changed to be as in git", MINUTES)
+    assert "Synced" in _exec("argocd", "app", "get", "iris-prod").stdout
+    # Another `up` brings the checkout's files, and keeps what was committed in the cluster's repository.
+    _up()
+    assert _may_be_away() == {2}
+    _git(clone, *who, "revert", "--no-edit", "HEAD")
+    _git(clone, "pull", "--quiet", "--rebase")
+    _git(clone, "push", "--quiet")
+    wait_until(lambda: _may_be_away() == {1}, "the revert to be synced", MINUTES)
 
 
-def test_the_prometheus_of_the_release_gates_is_reachable_on_this_host(placeholder: None) -> None:  # noqa: ARG001
-    _kubectl("apply", "--server-side", f"--kustomize={ROOT / 'monitoring'}")
-    try:
-        _kubectl("rollout", "status", "--namespace=monitoring", "deployment/prometheus", "--timeout=3m")
+@pytest.mark.parametrize(
+    ("token", "path", "message", "status"),
+    [
+        ("", forge.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
+        ("guessed", forge.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
+        (None, "/", {"event_type": "rollout-aborted"}, 404),
+        (None, f"/{forge.REPOSITORY}/config", {}, 404),
+        (None, forge.DISPATCHES, {"event_type": "other"}, 422),
+        (None, forge.DISPATCHES, [], 422),
+        (None, forge.DISPATCHES, {"event_type": "rollout-aborted", "padding": "x" * forge.LARGEST}, 413),
+        (None, forge.DISPATCHES, {"event_type": "rollout-aborted", "client_payload": {"namespace": "x"}}, 204),
+    ],
+)
+def test_the_forge_takes_one_message_from_those_who_know_the_token_and_a_forged_one_changes_nothing(
+    cluster: str,  # noqa: ARG001
+    token: str | None,
+    path: str,
+    message: object,
+    status: int,
+) -> None:
+    head = _git(forge.repository(), "rev-parse", "main")
+    shown = secrets.token() if token is None else token
+    options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
+    url = f"http://{machine.NODE}:{forge.PORT}{path}"
+    done = _run("curl", *options, f"--header=Authorization: Bearer {shown}", url, stdin=json.dumps(message))
+    assert done.stdout == str(status)
+    time.sleep(1)
+    assert _git(forge.repository(), "rev-parse", "main") == head
 
-        def scraped() -> bool:
-            url = "http://localhost:9090/api/v1/query"
-            try:
-                answer = httpx.get(url, params={"query": 'up{job="traefik"} == 1'}).json()
-            except httpx.TransportError:
-                return False
-            return bool(answer["data"]["result"])
 
-        wait_until(scraped, "Prometheus to have scraped Traefik, found by asking Kubernetes", 2 * MINUTES)
-        targets = httpx.get("http://localhost:9090/api/v1/targets").json()["data"]["activeTargets"]
-        assert {target["health"] for target in targets} == {"up"}
-        rules = httpx.get("http://localhost:9090/api/v1/rules").json()["data"]["groups"]
-        assert {rule["health"] for group in rules for rule in group["rules"]} == {"ok"}
-    finally:
-        _kubectl("delete", f"--kustomize={ROOT / 'monitoring'}")
+def test_git_can_be_read_from_the_forge_and_not_written(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    address = f"git://{machine.NODE}/{forge.REPOSITORY}"
+    assert _run("git", "clone", "--quiet", address, str(tmp_path / "clone")).returncode == 0
+    done = _run("git", "-C", str(tmp_path / "clone"), "push", "--quiet", address, "HEAD:refs/heads/other")
+    assert done.returncode != 0
+    assert "not enabled" in done.stderr
+
+
+def test_the_prometheus_of_the_release_gates_is_reachable_on_this_host(cluster: str) -> None:  # noqa: ARG001
+    def scraped() -> bool:
+        url = "http://localhost:9090/api/v1/query"
+        try:
+            answer = httpx.get(url, params={"query": 'count(up{job=~"traefik|argo-rollouts"} == 1)'}).json()
+        except httpx.TransportError:
+            return False
+        return bool(answer["data"]["result"]) and answer["data"]["result"][0]["value"][1] == "2"
+
+    wait_until(scraped, "Prometheus to have scraped Traefik and Argo Rollouts", 2 * MINUTES)
+    targets = httpx.get("http://localhost:9090/api/v1/targets").json()["data"]["activeTargets"]
+    assert {target["health"] for target in targets} == {"up"}
+    rules = httpx.get("http://localhost:9090/api/v1/rules").json()["data"]["groups"]
+    assert {rule["health"] for group in rules for rule in group["rules"]} == {"ok"}
 
 
 def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
@@ -378,8 +412,8 @@ def _ask(host: str, client: httpx.Client | None = None) -> httpx.Response:
 
 
 def _weights() -> dict[str, int]:
-    split = _get("traefikservices", "--namespace=iris-dev")[0]["spec"]["weighted"]["services"]
-    return {service["name"]: service["weight"] for service in split}
+    splits = {item["metadata"]["name"]: item["spec"] for item in _get("traefikservices", "--namespace=iris-dev")}
+    return {service["name"]: service["weight"] for service in splits["split"]["weighted"]["services"]}
 
 
 def _wait_for_rollout(phase: str) -> None:
@@ -390,17 +424,15 @@ def _wait_for_rollout(phase: str) -> None:
     wait_until(reached, f"the rollout to be {phase}", 3 * MINUTES)
 
 
-def _commit(repository: Path, config_map: dict[str, Any]) -> None:
-    (repository / "app" / "config-map.json").write_text(json.dumps(config_map))
-    for command in (
-        "init --quiet --initial-branch=main",
-        "add --all",
-        "-c user.name=test -c user.email=test@example commit --quiet --message=change",
-    ):
-        subprocess.run(["git", "-C", repository, *command.split()], check=True)
+def _may_be_away() -> set[int]:
+    """Return how many pods may be away, as each environment says."""
+    return {
+        budget["spec"]["maxUnavailable"]
+        for environment in ("iris-dev", "iris-prod")
+        for budget in _get("poddisruptionbudgets", f"--namespace={environment}")
+    }
 
 
-def _said() -> str:
-    return _run(
-        "kubectl", "get", "configmap", "from-git", "--namespace=iris-dev", "--output=jsonpath={.data.said}"
-    ).stdout
+def _git(where: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", where, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

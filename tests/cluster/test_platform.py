@@ -71,7 +71,7 @@ def test_every_container_of_the_platform_has_requests_a_memory_limit_and_no_priv
 
 @pytest.mark.cluster
 def test_the_api_server_would_take_every_object_and_drop_nothing_of_it() -> None:
-    texts = platform.render("cluster/platform", print), (ROOT / "tests/cluster/application.yaml").read_text()
+    texts = platform.render("cluster/platform", print), platform.render("cluster/argocd", print)
     items = [item for text in texts for item in yaml.load_all(text, yaml.CSafeLoader)]
     assert {"AppProject", "Application", "CustomResourceDefinition"} <= {item["kind"] for item in items}
     found = [problem for item in items for problem in problems(item)]
