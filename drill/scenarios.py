@@ -169,7 +169,7 @@ def see_taken_back(stage: Stage, shipped: Shipped, before: str, begun: float, at
     # Who was not sent to it noticed nothing: nothing failed before its weight rose, nor after it fell.
     first = next((mark.at for mark in stage.marks(begun, "weight")), aborted)
     calm = [*stage.traffic.between(begun, first - 1), *stage.traffic.between(gone + 2)]
-    hold(all(answer.good for answer in calm), f"stable's users were not served: {_failures(calm, begun)}")
+    hold(all(answer.good for answer in calm), f"stable's users were not served: {failures(calm, begun)}")
     theirs = [answer for answer in stage.traffic.between(first, gone + 2) if _is_of(answer, shipped)]
     seconds = round(gone - theirs[0].at, 1) if theirs else None
     return Outcome(TAKEN_BACK, seconds, bad(stage, begun), sha[:10])
@@ -235,7 +235,8 @@ def hold(true: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sente
         raise WrongError(otherwise)
 
 
-def _failures(answers: list[Answer], since: float) -> str:
+def failures(answers: list[Answer], since: float) -> str:
+    """Return which answers were not good, and when; no more than ten."""
     failed = [answer for answer in answers if not answer.good]
     return ", ".join(f"{answer.status} after {answer.at - since:.1f} s" for answer in failed[:10])
 
@@ -257,7 +258,7 @@ def a_good_release(stage: Stage) -> Outcome:
     """Promoted, and nobody notices."""
     begun = time.time()
     outcome = promoted(stage, stage.next_good())
-    hold(outcome.bad == 0, f"{outcome.bad} requests failed: {_failures(stage.traffic.between(begun), begun)}")
+    hold(outcome.bad == 0, f"{outcome.bad} requests failed: {failures(stage.traffic.between(begun), begun)}")
     return outcome
 
 
@@ -319,7 +320,7 @@ def a_second_release(stage: Stage) -> Outcome:
     abandoned = stage.pod_hash()
     outcome = promoted(stage, stage.next_good())
     hold(stage.pod_hash() != abandoned, "the first was promoted")
-    hold(outcome.bad == 0, f"{outcome.bad} requests failed: {_failures(stage.traffic.between(begun), begun)}")
+    hold(outcome.bad == 0, f"{outcome.bad} requests failed: {failures(stage.traffic.between(begun), begun)}")
     return outcome
 
 
@@ -340,11 +341,8 @@ def a_person_reverts_in_git(stage: Stage) -> Outcome:
 def a_person_aborts(stage: Stage) -> Outcome:
     """`kubectl argo rollouts abort`: git follows."""
 
-    def abort() -> None:
-        argo("abort")
-
     shipped = images.bad(stage.other(), "none")
-    return taken_back(stage, shipped, at=10, reason="a person has aborted it", during=abort)
+    return taken_back(stage, shipped, at=10, reason="a person has aborted it", during=lambda: argo("abort"))
 
 
 def a_person_promotes(stage: Stage) -> Outcome:
@@ -390,15 +388,12 @@ def killed(what: str) -> Callable[[Stage], Outcome]:
     """Return the play in which a part of the platform dies in mid-canary."""
 
     def play(stage: Stage) -> Outcome:
-        namespace, selector = CONTROLLERS[what]
-        delete = ("kubectl", "delete", "pod", f"--namespace={namespace}", f"--selector={selector}", "--wait=false")
-        return taken_back(
-            stage,
-            stage.faulty("errors-30"),
-            at=10,
-            reason="server errors",
-            during=lambda: void(machine.run(*delete, "--grace-period=0", "--force")),
-        )
+        def kill() -> None:
+            namespace, selector = CONTROLLERS[what]
+            at_once = ("--wait=false", "--grace-period=0", "--force")
+            machine.run("kubectl", "delete", "pod", f"--namespace={namespace}", f"--selector={selector}", *at_once)
+
+        return taken_back(stage, stage.faulty("errors-30"), at=10, reason="server errors", during=kill)
 
     return play
 
@@ -442,7 +437,7 @@ def blue_green(stage: Stage) -> Outcome:
         stage.watch.until(lambda: bool(stage.marks(begun, "promoted", "abort")), 420, "the verdict")
         hold(not stage.is_aborted(), "the good release was taken back")
         failed = stage.traffic.between(begun)
-        hold(bad(stage, begun) == 0, f"requests failed: {_failures(failed, begun)}")
+        hold(bad(stage, begun) == 0, f"requests failed: {failures(failed, begun)}")
         stage.settle()
         return taken_back(stage, stage.faulty("errors-30"), at=0, reason="server errors")
     finally:
@@ -456,10 +451,6 @@ def blue_green(stage: Stage) -> Outcome:
 def argo(*command: str) -> None:
     """Do what a person does with `kubectl argo rollouts`."""
     machine.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
-
-
-def void(_: object) -> None:
-    """Take what nobody needs."""
 
 
 def _phase_of_gate(stage: Stage) -> str:
