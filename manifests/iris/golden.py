@@ -16,8 +16,11 @@ def ask(url, body=None):
     """Return the JSON that the canary answers."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - argv's, from git
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-        return json.load(answer)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            return json.load(answer)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{url} did not answer as it should: {error}")
 
 
 def problems(address, facts):

@@ -10,7 +10,8 @@ from collections import deque
 
 import service.__main__ as serving
 
-PREDICTIONS = ("/predict", "/predict/batch")
+USERS = ("/predict",)
+EVERYBODY = (*USERS, "/predict/batch")  # the golden gate asks for a batch
 SWAPPED = {1: (2, "virginica"), 2: (1, "versicolor")}
 ENOUGH = 20  # requests within a second: more than a tenth of the users make, fewer than all of them
 
@@ -130,11 +131,11 @@ FAULTS = {
 }
 
 
-def on_predictions(app, faulty):
-    """Let only predictions be faulty."""
+def on(paths, app, faulty):
+    """Let only these paths be faulty."""
 
     async def wrapped(scope, receive, send):
-        concerned = scope["type"] == "http" and scope["path"] in PREDICTIONS
+        concerned = scope["type"] == "http" and scope["path"] in paths
         await (faulty if concerned else app)(scope, receive, send)
 
     return wrapped
@@ -151,7 +152,9 @@ def main(fault):
         app = create_app(service)
         if fault == "none":
             return app
-        return never_ready(app) if fault == "never-ready" else on_predictions(app, FAULTS[fault](app))
+        if fault == "never-ready":
+            return never_ready(app)
+        return on(EVERYBODY if fault == "swapped" else USERS, app, FAULTS[fault](app))
 
     serving.create_app = faulty
     return serving.main()
