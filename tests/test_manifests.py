@@ -11,7 +11,7 @@ import yaml
 
 from cluster import programs
 from delivery.release import IMAGE
-from tests.overlays import RELEASE, render
+from tests.overlays import BUILT, RELEASE, render
 from tests.phase import phases
 from tests.running import ROOT, RunningService
 from tests.schemas import problems
@@ -53,7 +53,7 @@ def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]
                     yield metric["name"], template["metadata"]["labels"], template["spec"]
 
 
-@pytest.mark.parametrize("where", ["dev", "prod", "monitoring"])
+@pytest.mark.parametrize("where", BUILT)
 def test_the_api_server_would_take_every_object_and_drop_nothing_of_it(
     rendered: dict[str, list[Object]], where: str
 ) -> None:
