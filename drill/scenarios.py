@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cluster import forge, machine, secrets
-from cluster.steps import wait_for
+from cluster.steps import step, wait_for
 from delivery.changes import REJECTED
 from drill import images
 from drill.images import Shipped
@@ -51,7 +51,7 @@ class Stage:
 
     def __init__(self, loop: Loop, traffic: Traffic, watch: Watch) -> None:
         self.loop, self.traffic, self.watch = loop, traffic, watch
-        self.good = {name: images.good(name) for name in images.MODELS}
+        self.good = {name: _ready(name, algorithm) for name, algorithm in images.MODELS.items()}
 
     def settle(self) -> None:
         """Have a good model in prod, all users on it, and nothing under way. Raises ClusterError."""
@@ -103,6 +103,11 @@ class Stage:
         status = self.watch.rollout("prod").get("status", {})
         over = bool(status.get("stableRS")) and status.get("currentPodHash") == status.get("stableRS")
         return over and status.get("phase") == "Healthy" and not status.get("abort") and self.watch.weight() == 0
+
+
+def _ready(name: str, algorithm: str) -> Shipped:
+    with step(f"{name}: {algorithm.replace('_', ' ')}, trained, built, pushed"):
+        return images.good(name)
 
 
 def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], None] | None = None) -> Outcome:

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
 
 from drill.story import Mark, Sample
 from drill.watch import Watch
 
 QUIET = 15.0  # seconds between two lines about the state where nothing can be shown in place
+WIDE = 40  # columns of the bar
 COLOURS = {True: "green", False: "red", None: "cyan"}
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -38,22 +42,46 @@ def heading(text: str) -> None:
 
 
 def _show(watch: Watch, over: threading.Event) -> None:
-    status = console.status("") if console.is_terminal else None
-    if status:
-        status.start()
+    live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+    if live:
+        live.start()
     shown, said, begun = len(watch.marks), time.monotonic(), time.time()
     while not over.wait(0.3):
         for mark in watch.marks[shown:]:
             console.print(_line(mark, begun))
             shown += 1
         sample = watch.samples[-1] if watch.samples else None
-        if sample and status:
-            status.update(escape(now(sample)))
+        if sample and live:
+            live.update(panel(watch, sample), refresh=True)
         elif sample and time.monotonic() - said > QUIET:
             said = time.monotonic()
             console.print(f"[dim]{sample.at - begun:6.0f} s            {escape(now(sample))}[/]")
-    if status:
-        status.stop()
+    if live:
+        live.stop()
+
+
+def panel(watch: Watch, sample: Sample) -> Panel:
+    """Return what a terminal shows in place: git, Argo CD, the rollout, and both versions side by side."""
+    table = Table.grid(padding=(0, 2))
+    commits = [mark.text for mark in watch.marks if mark.kind in {"commit", "revert"}]
+    table.add_row("git", escape(commits[-1] if commits else "as before"))
+    table.add_row("Argo CD", escape(watch.argo_cd()))
+    table.add_row("rollout", escape(watch.state()))
+    table.add_row("users", _bar(sample.weight))
+    for name, errors, p95 in (
+        ("stable", sample.stable_errors, sample.stable_p95),
+        ("new", sample.canary_errors, sample.canary_p95),
+    ):
+        table.add_row(name, f"errors {_percent(errors):>7}   P95 {_milliseconds(p95):>7}")
+    answers = "   ".join(f"model {version}: {count}" for version, count in sample.answers.items())
+    bad = f"   [red]bad: {sample.bad}[/]" if sample.bad else ""
+    table.add_row("answers/s", f"{escape(answers) or 'none'}{bad}")
+    return Panel(table, title="prod", title_align="left")
+
+
+def _bar(weight: int) -> str:
+    filled = round(weight / 100 * WIDE)
+    return f"[cyan]{'█' * filled}[/][dim]{'░' * (WIDE - filled)}[/] {weight} % have the new version"
 
 
 def _line(mark: Mark, begun: float) -> str:

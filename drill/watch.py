@@ -62,7 +62,7 @@ class Watch:
         with self._changed:
             while not true():
                 if time.time() > deadline:
-                    raise ClusterError(f"after {seconds:.0f} s: {what} has not come about; {self.state()}")
+                    raise ClusterError(f"after {seconds:.0f} s: {what} has not come about; prod: {self.state()}")
                 self._changed.wait(0.5)
         return time.time()
 
@@ -91,11 +91,22 @@ class Watch:
         sync = status.get("sync", {})
         return str(sync.get("revision", "")) if sync.get("status") == "Synced" else ""
 
+    def argo_cd(self) -> str:
+        """Return in one line what Argo CD says of prod."""
+        status = self._objects.get(("Application", "argocd", "iris-prod"), {}).get("status", {})
+        sync, health = status.get("sync", {}), status.get("health", {})
+        parts = (
+            sync.get("status", "Unknown"),
+            f"as {sync.get('revision', '')[:10]},",
+            health.get("status", "Unknown"),
+        )
+        return " ".join(parts)
+
     def state(self) -> str:
         """Return in one line where prod is."""
         status = self.rollout("prod").get("status", {})
         parts = [
-            f"rollout {status.get('phase', 'not there')}",
+            str(status.get("phase", "not there")),
             f"step {status.get('currentStepIndex', '-')}",
             f"weight {self.weight()} %",
             f"{status.get('message', '')}",
@@ -199,16 +210,26 @@ def _sync(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
 
 
 def _measurements(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
-    def counted(item: Kind) -> dict[str, int]:
-        results = item.get("status", {}).get("metricResults", [])
-        return {result["name"]: _finished(result) for result in results}
-
-    earlier = counted(before)
+    """Yield one mark for all that was measured at once."""
+    results = before.get("status", {}).get("metricResults", [])
+    earlier = {result["name"]: _finished(result) for result in results}
+    found = []
     for result in after.get("status", {}).get("metricResults", []):
         if _finished(result) > earlier.get(result["name"], 0):
             last = [one for one in result["measurements"] if one.get("finishedAt")][-1]
-            value = last.get("value", "").strip("[]") or last.get("message", "")[:80]
-            yield Mark(now, "gate", f"{result['name']}: {last['phase']} {value}".strip(), GOOD.get(last["phase"]))
+            found.append((result["name"], last["phase"], _value(last.get("value", ""))))
+    if found:
+        goods = [GOOD.get(phase) for _, phase, _ in found]
+        good = False if False in goods else None if None in goods else True
+        text = ", ".join(f"{name} {value or phase}" for name, phase, value in sorted(found))
+        yield Mark(now, "gate", text, good)
+
+
+def _value(value: str) -> str:
+    """Return a measured value in three digits, empty where it is none."""
+    with suppress(ValueError):
+        return f"{float(value.strip('[]')):.3g}"
+    return ""
 
 
 def _finished(result: Kind) -> int:
