@@ -54,6 +54,7 @@ class Info(BaseModel):
     environment: str
     role: str
     canary_percentage: int
+    pod_template_hash: str
 
 
 class LogEntry(BaseModel):
@@ -200,7 +201,6 @@ def _cold_endpoints(service: Service, schema: Schema) -> FastAPI:
     async def info() -> Info:
         """Say which model answers, in which environment, and whether this pod is the canary."""
         facts = service.model.facts
-        role, percentage = pod.role(service.settings.pod_labels)
         return Info(
             model_name=facts.name,
             version=facts.version,
@@ -208,8 +208,7 @@ def _cold_endpoints(service: Service, schema: Schema) -> FastAPI:
             run_id=facts.run_id,
             sha256=facts.sha256,
             environment=service.settings.environment,
-            role=role,
-            canary_percentage=percentage,
+            **pod.read(service.settings.pod_labels)._asdict(),
         )
 
     @app.get("/logs", responses={**unavailable, 422: {"model": Problem}})

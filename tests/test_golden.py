@@ -11,10 +11,14 @@ import pytest
 from tests.running import ROOT, RunningService
 
 
-def _gate(service: RunningService, facts: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+def _gate(
+    service: RunningService, facts: dict[str, Any], folder: Path, version: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run the gate; outside a cluster, a service is of the version ""."""
+    address = service.url.removeprefix("http://")
     file = folder / "recorded.json"
     file.write_text(json.dumps(facts))
-    command = [sys.executable, "-I", str(ROOT / "manifests/iris/golden.py"), service.url, str(file)]
+    command = [sys.executable, "-I", str(ROOT / "manifests/iris/golden.py"), address, str(file), version]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -55,3 +59,18 @@ def test_a_probability_that_is_off_is_stopped(
     assert _gate(shared_service, facts, tmp_path).returncode == 1
     facts["golden"][0]["probability"] -= 1.5e-5
     assert _gate(shared_service, facts, tmp_path).returncode == 0
+
+
+def test_whoever_is_of_another_version_is_not_asked(
+    model: Path, database: str, facts: dict[str, Any], tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels"
+    labels.write_text('rollouts-pod-template-hash="old"')
+    with RunningService(model, database, tmp_path / "journal", pod_labels=str(labels)) as service:
+        stopped = _gate(service, facts, tmp_path, "new")
+        assert stopped.returncode == 1
+        assert "no pod of 'new' answered" in stopped.stderr
+        assert "a pod of 'old'" in stopped.stderr
+        assert service.client.get("/metrics").text.count('endpoint="/predict/batch"') == 0
+        labels.write_text('rollouts-pod-template-hash="new"')
+        assert _gate(service, facts, tmp_path, "new").returncode == 0

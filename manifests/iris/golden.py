@@ -1,36 +1,58 @@
 """The golden gate: does the canary answer what the registry recorded, and is it the model that git says?
 
-Run by a Job before the canary has traffic, with the standard library alone. argv: the canary's address, and the
-model.json that git holds beside the digest of the image: version, sha256, and the recorded answers.
+Run by a Job before the canary has traffic, with the standard library alone. argv: the canary's Service; the
+model.json that git holds beside the digest of the image (version, sha256, and the recorded answers); the canary's
+pod-template hash. For a moment after a release the Service may still lead to the pods of the one before: whoever
+answers has to say that it is of this hash, and is asked everything else over the same connection.
 """
 
+import http.client
 import json
 import sys
-import urllib.request
+import time
 from pathlib import Path
 
 TOLERANCE = 1e-5
+PATIENCE = 30.0  # seconds for the Service to lead to the canary
 
 
-def ask(url, body=None):
-    """Return the JSON that the canary answers."""
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - argv's, from git
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            return json.load(answer)
-    except (OSError, ValueError) as error:
-        sys.exit(f"{url} did not answer as it should: {error}")
+def ask(connection, path, body=None):
+    """Return the JSON that the pod at the other end answers."""
+    data = None if body is None else json.dumps(body)
+    connection.request("GET" if body is None else "POST", path, data, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status != http.HTTPStatus.OK:
+        sys.exit(f"{path} was answered with HTTP {answer.status}")
+    return json.loads(text)
 
 
-def problems(address, facts):
+def find(service, version):
+    """Return a connection to a pod of that hash, and what it says of itself."""
+    deadline = time.monotonic() + PATIENCE
+    last = "nobody"
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(service, timeout=10)
+        try:
+            info = ask(connection, "/info")
+            last = f"a pod of {info['pod_template_hash']!r}"
+            if info["pod_template_hash"] == version:
+                return connection, info
+        except OSError as error:
+            last = f"nobody ({error})"
+        connection.close()
+        time.sleep(0.5)
+    sys.exit(f"no pod of {version!r} answered for {service} in {PATIENCE:.0f} s; the last was {last}")
+
+
+def problems(connection, info, facts):
     """Yield each difference between what the canary answers and what was recorded."""
-    info = ask(f"{address}/info")
     for name in ("version", "sha256"):
         if info[name] != facts[name]:
             yield f"{name}: git says {facts[name]}, the canary {info[name]}"
     recorded = facts["golden"]
-    answers = ask(f"{address}/predict/batch", {"features": [row["features"] for row in recorded]})["predictions"]
+    features = [row["features"] for row in recorded]
+    answers = ask(connection, "/predict/batch", {"features": features})["predictions"]
     for row, answer in zip(recorded, answers, strict=True):
         far = abs(answer["probability"] - row["probability"]) > TOLERANCE
         if far or answer["prediction"] != row["prediction"]:
@@ -41,6 +63,6 @@ def problems(address, facts):
 
 
 if __name__ == "__main__":
-    found = list(problems(sys.argv[1], json.loads(Path(sys.argv[2]).read_text())))
+    found = list(problems(*find(sys.argv[1], sys.argv[3]), json.loads(Path(sys.argv[2]).read_text())))
     sys.stdout.write("\n".join(found[:10] or ["the canary answers what was recorded"]) + "\n")
     sys.exit(1 if found else 0)

@@ -155,6 +155,7 @@ def test_info_is_what_model_json_says_and_outside_a_cluster_all_traffic(
         "environment": "local",
         "role": "stable",
         "canary_percentage": 100,
+        "pod_template_hash": "",
     }
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from service.pod import role
+from service.pod import read
 from tests.running import RunningService
 
-LABELS = 'app="iris"\npod-template-hash="5d4f"\n'
+LABELS = 'app="iris"\nrollouts-pod-template-hash="5d4f"\n'
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,13 @@ def test_role_and_percentage_are_read_from_the_labels(
     tmp_path: Path, labels: str, expected: tuple[str, int]
 ) -> None:
     (tmp_path / "labels").write_text(labels)
-    assert role(tmp_path / "labels") == expected
+    pod = read(tmp_path / "labels")
+    assert (pod.role, pod.canary_percentage) == expected
+    assert pod.pod_template_hash == ("5d4f" if LABELS in labels else "")
 
 
 def test_outside_a_cluster_a_process_is_stable_and_gets_everything(tmp_path: Path) -> None:
-    assert role(tmp_path / "labels") == ("stable", 100)
+    assert read(tmp_path / "labels") == ("stable", 100, "")
 
 
 def test_info_follows_the_labels_while_the_pod_runs(model: Path, database: str, tmp_path: Path) -> None:
@@ -43,6 +45,7 @@ def test_info_follows_the_labels_while_the_pod_runs(model: Path, database: str, 
     ) as service:
         info = service.client.get("/info").json()
         assert (info["environment"], info["role"], info["canary_percentage"]) == ("prod", "canary", 10)
+        assert info["pod_template_hash"] == "5d4f"
         labels.write_text(f'{LABELS}role="stable"\n')
         info = service.client.get("/info").json()
         assert (info["environment"], info["role"], info["canary_percentage"]) == ("prod", "stable", 100)
