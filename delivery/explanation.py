@@ -77,8 +77,8 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
     yield _users(environment, rollout, when)
     yield ""
     (strategy,) = rollout["spec"]["strategy"].values()
-    keep = strategy.get("abortScaleDownDelaySeconds", 30)
-    yield f"What to do: its pods stay for {keep} seconds after that, for a look:"
+    keep = strategy.get("scaleDownDelaySeconds", 30)
+    yield f"What to do: its pods stay until git is reverted, and {keep} seconds longer, for a look:"
     space = kubernetes.namespace(environment)
     yield f"  kubectl logs --namespace={space} --selector=rollouts-pod-template-hash={version} --tail=100"
     yield "When it is mended, release the new image. This one is refused from now on, unless with --override."

@@ -428,7 +428,7 @@ def _tell_forge(message: str, token: str) -> str:
 def blue_green(stage: Stage) -> Outcome:
     """With the blue-green variant: a good release is switched to, a bad one switched back."""
     prod, here = "overlays/prod/kustomization.yaml", "cluster/prod/kustomization.yaml"
-    canary_only = "      - {op: replace, path: /spec/strategy/canary/abortScaleDownDelaySeconds, value: 30}\n"
+    canary_only = "      - {op: replace, path: /spec/strategy/canary/scaleDownDelaySeconds, value: 30}\n"
     component = "components:\n  - release\n"
     stage.loop.change(here, canary_only, "", "cluster: no canary (drill)")
     stage.loop.change(

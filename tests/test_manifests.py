@@ -241,7 +241,7 @@ def test_this_machines_prod_differs_from_prod_in_its_waits_alone(rendered: dict[
     different = {(key[1], path) for key, item in prod.items() for path in _different(here[key], item)}
     assert different == {
         ("iris", "spec.progressDeadlineSeconds"),
-        ("iris", "spec.strategy.canary.abortScaleDownDelaySeconds"),
+        ("iris", "spec.strategy.canary.scaleDownDelaySeconds"),
         ("slo", "spec.args.3.value"),
     }
 
