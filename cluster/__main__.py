@@ -87,13 +87,13 @@ def doctor() -> None:
 def main() -> int:
     """Run a command; return its exit code."""
     try:
-        code = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+        app()
+    except SystemExit as end:  # of a command line that was wrong, too
+        return end.code if isinstance(end.code, int) else 0
     except (ClusterError, ImageError, PackageError) as error:
         typer.echo(f"cluster: {error}", err=True)
         return 1
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 if __name__ == "__main__":

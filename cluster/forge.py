@@ -4,9 +4,11 @@ On GitHub the same message starts a workflow that runs the same `delivery revert
 cluster's machine; argv: the folder with the repository and the token.
 """
 
+import contextlib
 import hmac
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 REPOSITORY = "iris-gitops.git"
 PORT = 8099
 DISPATCHES = "/repos/iris-gitops/iris-gitops/dispatches"
+ATTEMPTS = 8
+AGAIN = (3, 4)  # exit codes of `delivery`: the cluster cannot be asked, or does not say so (yet)
 LARGEST = 64 * 1024  # bytes of a message
 WHO = {
     f"GIT_{role}_{field}": value
@@ -41,16 +45,24 @@ def repository() -> Path:
     return folder() / REPOSITORY
 
 
-def update(say: Say) -> str:
+def main() -> str:
+    """Return the id of the newest commit. Raises ClusterError."""
+    return _git(repository(), "rev-parse", "main")
+
+
+def update(say: Say) -> None:
     """Make the repository hold what is committed in this checkout, and keep the releases that were made since.
 
-    Returns the id of main. Raises ClusterError.
+    Raises ClusterError.
     """
     if not repository().exists():
         say("cloning this checkout")
-        _git(ROOT, "clone", "--quiet", "--bare", "--no-local", str(ROOT), str(repository()))
-        _git(repository(), "update-ref", "refs/heads/main", _git(ROOT, "rev-parse", "HEAD"))
-        _git(repository(), "symbolic-ref", "HEAD", "refs/heads/main")
+        half = folder() / "half"
+        shutil.rmtree(half, ignore_errors=True)
+        _git(ROOT, "clone", "--quiet", "--bare", "--no-local", str(ROOT), str(half))
+        _git(half, "update-ref", "refs/heads/main", _git(ROOT, "rev-parse", "HEAD"))
+        _git(half, "symbolic-ref", "HEAD", "refs/heads/main")
+        half.rename(repository())
     _git(repository(), "fetch", "--quiet", str(ROOT), "HEAD")
     with tempfile.TemporaryDirectory(prefix="iris-forge-") as temporary:
         clone = Path(temporary) / "clone"
@@ -64,7 +76,6 @@ def update(say: Say) -> str:
                 "what does, or begin anew: make down, make up"
             ) from error
         _git(clone, "push", "--quiet", "origin", "HEAD:main")
-    return _git(repository(), "rev-parse", "main")
 
 
 def start(token: str, say: Say) -> None:
@@ -90,9 +101,11 @@ def serve(where: Path) -> None:
     """Serve until the machine ends."""
     (where / "pid").write_text(str(os.getpid()))
     address = ("--listen=" + machine.NODE, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
+    server = Server((machine.NODE, PORT), where)
     threading.Thread(target=_tell_of_commits, args=(where,), daemon=True).start()
+    threading.Thread(target=server.catch_up, daemon=True).start()
     with subprocess.Popen(["git", "daemon", "--reuseaddr", "--informative-errors", *address]):
-        Server((machine.NODE, PORT), where).serve_forever()
+        server.serve_forever()
 
 
 class Server(ThreadingHTTPServer):
@@ -107,10 +120,11 @@ class Server(ThreadingHTTPServer):
     def revert(self, event: bytes) -> None:
         """Have `delivery` decide what the message means for git, and push what it commits.
 
-        Somebody may push meanwhile: then all is decided anew.
+        The message comes before the cluster itself says that it has aborted, and somebody may push meanwhile: all
+        is decided anew until one of both is over.
         """
         with self.one_at_a_time, tempfile.TemporaryDirectory(prefix="iris-forge-") as temporary:
-            for attempt in range(5):
+            for attempt in range(ATTEMPTS):
                 clone = Path(temporary) / str(attempt)
                 _git(self.where, "clone", "--quiet", str(self.where / REPOSITORY), str(clone))
                 command = [sys.executable, "-P", "-m", "delivery", "revert", "--event", "-"]
@@ -118,14 +132,31 @@ class Server(ThreadingHTTPServer):
                     command, cwd=clone, input=event, env={**os.environ, **WHO}, capture_output=True, check=False
                 )
                 _say((done.stdout + done.stderr).decode(errors="replace").strip())
-                if done.returncode:
+                if _git(clone, "rev-parse", "HEAD") != _git(clone, "rev-parse", "origin/main"):
+                    try:
+                        _git(clone, "push", "--quiet", "origin", "HEAD:main")
+                    except ClusterError as error:
+                        _say(f"{error}; once more")
+                        continue
                     return
-                try:
-                    _git(clone, "push", "--quiet", "origin", "HEAD:main")
-                except ClusterError as error:
-                    _say(f"{error}; once more")
-                else:
+                if done.returncode not in AGAIN:
                     return
+                time.sleep(2)
+
+    def catch_up(self) -> None:
+        """Act on aborts of which no message came: it is sent once, and may be lost."""
+        query = "jsonpath={.status.abort} {.spec.template.spec.containers[0].image}"
+        while True:
+            time.sleep(30)
+            for environment in ("dev", "prod"):
+                rollout = ["kubectl", "get", "rollout", "iris", f"--namespace=iris-{environment}"]
+                done = subprocess.run(
+                    [*rollout, f"--output={query}"], capture_output=True, text=True, check=False, timeout=60
+                )
+                aborted, _, image = done.stdout.partition(" ")
+                if aborted == "true":
+                    payload = {"namespace": f"iris-{environment}", "rollout": "iris", "image": image}
+                    self.revert(json.dumps({"client_payload": payload}).encode())
 
 
 class Endpoint(BaseHTTPRequestHandler):
@@ -160,19 +191,20 @@ class Endpoint(BaseHTTPRequestHandler):
         return (HTTPStatus.NO_CONTENT if known else HTTPStatus.UNPROCESSABLE_ENTITY), event
 
     def log_message(self, form: str, *values: object) -> None:
-        """Say it where the rest is said."""
-        _say(form % values)
+        """Say it where the rest is said; what a client sent is data."""
+        _say(repr(form % values)[1:-1])
 
 
 def _tell_of_commits(where: Path) -> None:
     """Have Argo CD look at git when main has moved, as a forge's webhook does."""
     refresh = ("annotate", "applications", "--all", "--namespace=argocd", "--overwrite")
-    main = ""
+    told = ""
     while True:
-        if (latest := _git(where / REPOSITORY, "rev-parse", "main")) != main:
-            main = latest
-            command = ["kubectl", *refresh, "argocd.argoproj.io/refresh=normal"]
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
+            if (latest := _git(where / REPOSITORY, "rev-parse", "main")) != told:
+                command = ["kubectl", *refresh, "argocd.argoproj.io/refresh=normal"]
+                done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, timeout=30)
+                told = told if done.returncode else latest
         time.sleep(0.5)
 
 

@@ -42,14 +42,14 @@ def up() -> None:
         _apply(secrets.objects(), say)
         _answer_as_load_balancer()
     with step("forge", machine.log("forge")) as say:
-        commit = forge.update(say)
+        forge.update(say)
         forge.start(secrets.token(), say)
     with step("pods", machine.log("kubelet")) as say:
         wait_for(_workloads, 10 * MINUTES, say)
         wait_for(_metrics, 5 * MINUTES, say)
     with step("applications") as say:
         _apply(platform.render("cluster/argocd", say), say)
-        wait_for(lambda: _applications(commit), 5 * MINUTES, say)
+        wait_for(_applications, 5 * MINUTES, say)
     console.print(f"up in {time.monotonic() - begun:.0f} s; {measured(seconds=2)}")
     _say_what_next()
 
@@ -109,9 +109,9 @@ def _make_folders_of_volumes() -> None:
         (machine.state() / "root/var/lib/kubelet/volumes" / name).mkdir(parents=True, exist_ok=True)
 
 
-def _applications(commit: str) -> str | None:
-    """Say which applications are not yet as the commit says."""
-    found = _get("applications", "--namespace=argocd")
+def _applications() -> str | None:
+    """Say which applications are not yet as main says; a release may move it meanwhile."""
+    found, commit = _get("applications", "--namespace=argocd"), forge.main()
     behind = [reason for item in found if (reason := _behind(item, commit))]
     return "; ".join(behind) if found else "Argo CD has not found any yet"
 
@@ -125,7 +125,8 @@ def _behind(application: Kind, commit: str) -> str | None:
     # How an environment fares depends on what was released there: that is not the cluster's business.
     well = name.startswith("iris-") or health.get("status") == "Healthy"
     if sync.get("status") != "Synced" or sync.get("revision") != commit or not well:
-        return f"{name} is {sync.get('status', 'Unknown')} and {health.get('status', 'Unknown')}"
+        state = f"{sync.get('status', 'Unknown')} and {health.get('status', 'Unknown')}"
+        return f"{name} is {state} as {str(sync.get('revision'))[:10]}, main is {commit[:10]}"
     return None
 
 

@@ -54,24 +54,35 @@ def revert(
     event: Annotated[
         typer.FileBinaryRead | None, typer.Option(help="the message of an abort; - for stdin")
     ] = None,
+    unconfirmed: Annotated[  # noqa: FBT002
+        bool, typer.Option("--unconfirmed", help="believe the message where the cluster cannot be asked")
+    ] = False,
     dry_run: DryRun = False,  # noqa: FBT002
 ) -> None:
-    """Bring back the release before the one that runs, and remember that one as rejected."""
-    repository = Repository(Path())
+    """Bring back the release before the one that runs, and remember that one as rejected.
+
+    Exit codes: 0 done or nothing to do, 1 refused, 3 the cluster does not say what the message says, 4 it cannot
+    be asked.
+    """
+    repository, stable, told_by_cluster = Repository(Path()), "", ""
     if event:
         environment, digest = read(event.read(LARGEST))
     if environment is None:
         raise typer.BadParameter("which environment? `dev` or `prod`, or --event with a message")
+    runs = changes.current(repository, environment)
     try:
         abort = aborted(repository, environment)
+        if abort and runs and abort.digest == runs.digest:
+            stable, told_by_cluster = abort.stable, abort.text
+        elif event and runs and runs.digest == digest:
+            typer.echo(f"nothing to do: the cluster does not say that it took {digest[:19]} back in {environment}")
+            raise typer.Exit(3)
     except AwayError as error:
-        reason = reason or f"Taken back. The cluster could not be asked why: {error}"
-    else:
-        if event and (abort is None or abort.digest != digest):
-            typer.echo(f"nothing to do: the cluster has not taken {digest[:19]} back in {environment}")
-            return
-        reason = reason or (abort.text if abort else "Taken back by hand.")
-    _commit(repository, changes.revert(repository, environment, reason, digest), dry_run=dry_run)
+        if event and not unconfirmed:
+            raise
+        told_by_cluster = f"Taken back. The cluster could not be asked why: {error}" if event else ""
+    reason = reason or told_by_cluster or "Taken back by hand."
+    _commit(repository, changes.revert(repository, environment, reason, digest, stable), dry_run=dry_run)
 
 
 @app.command()
@@ -79,11 +90,11 @@ def why(environment: Environment) -> None:
     """Explain why a release was taken back: what was measured, what users met, what to do next."""
     repository = Repository(Path())
     abort = aborted(repository, environment)
+    runs = changes.current(repository, environment)
     rejection = next((stay for stay in told(repository, environment) if stay.rejected), None)
-    if abort:
-        typer.echo(
-            f"{abort.text}\nnext: python -m delivery revert {environment}, if git is not reverted by itself"
-        )
+    if abort and runs and abort.digest == runs.digest:
+        again = f"python -m delivery revert {environment} --digest={abort.digest}"
+        typer.echo(f"{abort.text}\nnext: git is reverted by itself; if not: {again}")
     elif rejection:
         typer.echo(f"{rejection.left}\nnext: python -m delivery status {environment}")
     else:
@@ -129,16 +140,16 @@ def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> 
 def main() -> int:
     """Run a command; return its exit code."""
     try:
-        code = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+        app()
+    except SystemExit as end:  # of a command line that was wrong, too
+        return end.code if isinstance(end.code, int) else 0
     except ReleaseError as error:
         typer.echo(f"delivery: {error}", err=True)
         return 1
     except AwayError as error:
-        typer.echo(f"delivery: the cluster cannot be asked: {error}; `make up` starts one here", err=True)
-        return 1
-    return code if isinstance(code, int) else 0
+        typer.echo(f"delivery: the cluster cannot be asked: {error}; is kubectl set up for it?", err=True)
+        return 4
+    return 0
 
 
 if __name__ == "__main__":

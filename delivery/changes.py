@@ -1,9 +1,11 @@
 """What a release, a promotion and a revert change in git, decided from what git holds; nothing is written here."""
 
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from delivery.release import Release, ReleaseError, parse
-from delivery.repository import Repository
+from delivery.release import DIGEST, Release, ReleaseError, parse
+from delivery.repository import Commit, Repository
 
 REJECTED = "Release-Rejected"
 
@@ -31,12 +33,13 @@ def release(repository: Repository, environment: str, wanted: Release, *, overri
     before = current(repository, environment)
     if before == wanted:
         return None
-    if wanted.digest in repository.trailers(REJECTED) and not override:
+    rejected = wanted.digest in repository.trailers(REJECTED)
+    if rejected and not override:
         raise ReleaseError(
             f"{wanted.digest} was rejected before; `git log --grep {wanted.digest}` says why. "
             "If it is to run all the same: --override"
         )
-    return Change(folder(environment), wanted.files(), _message(environment, wanted, before, override=override))
+    return Change(folder(environment), wanted.files(), _message(environment, wanted, before, rejected=rejected))
 
 
 def promote(repository: Repository, *, override: bool = False) -> Change | None:
@@ -47,17 +50,30 @@ def promote(repository: Repository, *, override: bool = False) -> Change | None:
     return release(repository, "prod", wanted, override=override)
 
 
-def revert(repository: Repository, environment: str, reason: str, digest: str = "") -> Change | None:
-    """Return what brings back the release before the one that runs, None when git has moved on from `digest`.
+def revert(
+    repository: Repository, environment: str, reason: str, digest: str = "", stable: str = ""
+) -> Change | None:
+    """Return what brings back the release before the one that runs.
 
-    Releases that were rejected are passed over. Raises ReleaseError when there is none to go back to.
+    That is `stable`, the digest that the cluster went back to, or else the newest release not rejected since.
+    None when git has moved on from `digest`, or, without one, when the newest commit is a revert already.
+    Raises ReleaseError when there is none to go back to.
     """
     bad = current(repository, environment)
     if bad is None:
         raise ReleaseError(f"nothing runs in {environment}: there is nothing to take back")
-    if digest and bad.digest != digest:
+    commits = repository.commits(folder(environment))
+    if bad.digest != digest if digest else rejected_by(commits[0]):
         return None
-    good = _last_good(repository, environment, {*repository.trailers(REJECTED), bad.digest})
+    releases = list(_releases(repository, environment, commits))
+    good = next((one for one, _ in releases if one.digest == stable != bad.digest), None) or next(
+        (one for one, rejected in releases if one.digest not in {*rejected, bad.digest}), None
+    )
+    if good is None:
+        raise ReleaseError(
+            f"{environment} has had no release that was not rejected: there is none to go back to; "
+            "`python -m delivery release` ships another"
+        )
     message = (
         f"{environment}: {bad.name} is taken back, {good.name} runs again\n\n{reason.strip()}\n\n"
         f"{REJECTED}: {bad.digest}\n"
@@ -65,21 +81,29 @@ def revert(repository: Repository, environment: str, reason: str, digest: str = 
     return Change(folder(environment), good.files(), message)
 
 
-def _last_good(repository: Repository, environment: str, rejected: set[str]) -> Release:
-    for commit in repository.commits(folder(environment)):
+def rejected_by(commit: Commit) -> str:
+    """Return the digest that a commit rejects, empty for none; only its last lines, the trailers, can."""
+    found = re.search(rf"(?:^|\n\n){REJECTED}: ({DIGEST.pattern})$", commit.body.strip())
+    return found[1] if found else ""
+
+
+def _releases(
+    repository: Repository, environment: str, commits: list[Commit]
+) -> Iterator[tuple[Release, set[str]]]:
+    """Yield the releases of an environment, newest first, each with what was rejected after it was brought."""
+    rejected: set[str] = set()
+    for commit in commits:
         try:
-            good = parse(repository.files(folder(environment), commit.sha))
+            release = parse(repository.files(folder(environment), commit.sha))
         except ReleaseError:
-            continue  # somebody's edit, which was no release
-        if good and good.digest not in rejected:
-            return good
-    raise ReleaseError(
-        f"{environment} has had no release that was not rejected: there is none to go back to; "
-        "`python -m delivery release` ships another"
-    )
+            release = None  # somebody's edit, which was no release
+        if release:
+            yield release, set(rejected)
+        if digest := rejected_by(commit):
+            rejected.add(digest)
 
 
-def _message(environment: str, wanted: Release, before: Release | None, *, override: bool) -> str:
+def _message(environment: str, wanted: Release, before: Release | None, *, rejected: bool) -> str:
     facts = wanted.facts
     figures = ", ".join(
         f"{name} {value:.4g}" for name, value in facts["metrics"].items() if isinstance(value, float)
@@ -88,7 +112,7 @@ def _message(environment: str, wanted: Release, before: Release | None, *, overr
         f"{environment}: {wanted.name}",
         "",
         f"After {before.name if before else 'nothing'}. Measured on rows that it was not trained with: {figures}.",
-        *(["It was rejected before and is released all the same."] if override else []),
+        *(["It was rejected before and is released all the same."] if rejected else []),
         "",
         f"Model-Version: {facts['version']}",
         f"Model-Run: {facts['run_id']}",

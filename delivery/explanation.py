@@ -17,14 +17,16 @@ MEASURED = {
     "latency-p95": "95 of 100 answers took at most, by its own pods",
     "router-latency-p95": "95 of 100 answers took at most, by the router",
 }
-SCRAPES = 10.0  # seconds in which Prometheus has surely looked twice
+BAD = frozenset({"Failed", "Error"})
+SCRAPE = 5.0  # seconds
 WIDEST = 160  # characters of a line that a program wrote
 
 
 class Abort(NamedTuple):
-    """A release that the cluster has taken back while git still asks for it."""
+    """A release that the cluster has taken back, the one that it went back to, and why."""
 
     digest: str
+    stable: str
     text: str
 
 
@@ -34,7 +36,8 @@ def aborted(repository: Repository, environment: str) -> Abort | None:
     if rollout is None or not rollout.get("status", {}).get("abort"):
         return None
     digest = digest_of(rollout)
-    return Abort(digest, "\n".join(_tell(repository, environment, rollout, digest)))
+    stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
+    return Abort(digest, stable, "\n".join(_tell(repository, environment, rollout, digest)))
 
 
 def digest_of(rollout: Kind) -> str:
@@ -52,29 +55,31 @@ def weight_at(rollout: Kind, step: int) -> int:
 def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) -> Iterator[str]:
     status = rollout["status"]
     version, stable, when = status["currentPodHash"], status["stableRS"], _time(status["abortedAt"])
-    runs = kubernetes.runs(environment, version)
-    failed = next((run for run in runs if run["status"].get("phase") in {"Failed", "Error"}), None)
     shipped, by = _shipped(repository, environment, digest)
+    # The same image may have been released, and taken back, before.
+    since = by.time if by else datetime.min.replace(tzinfo=UTC)
+    runs = [run for run in kubernetes.runs(environment, version) if _created(run) >= since]
+    failed = next((run for run in reversed(runs) if _phase(run) in BAD), None)
 
     name = shipped.name if shipped else digest[:19]
-    yield f"{name} was taken back from {environment} by itself at {when:%Y-%m-%d %H:%M:%S} UTC."
+    yield f"{name} was taken back from {environment} at {when:%Y-%m-%d %H:%M:%S} UTC."
     yield ""
     if by:
         yield f"Shipped by {by.author} in {by.sha[:10]}, {by.time:%Y-%m-%d %H:%M:%S} UTC: {by.subject}"
-    yield ""
+        yield ""
     if failed:
-        yield from _measured(environment, failed, weight_at(rollout, _step(failed)), version, stable)
+        yield from _measured(environment, failed, _who_had_it(rollout, failed), version, stable)
     elif "timed out" in status.get("message", ""):
         yield f"It was not ready within its {rollout['spec']['progressDeadlineSeconds']} seconds."
         yield from _waiting(kubernetes.pods(environment, version))
     else:
         yield "No gate failed: a person has aborted it (`kubectl argo rollouts abort`)."
     words = kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}")
-    if words and not (failed and "golden" in _failed_metrics(failed)):
+    if words and not (failed and _failed_metrics(failed) == {"golden"}):
         yield "Its last words:"
         yield from map(quoted, words)
     yield ""
-    yield _users(environment, rollout, when)
+    yield _users(environment, rollout, runs, when)
     yield ""
     (strategy,) = rollout["spec"]["strategy"].values()
     keep = strategy.get("scaleDownDelaySeconds", 30)
@@ -84,15 +89,22 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
     yield "When it is mended, release the new image. This one is refused from now on, unless with --override."
 
 
-def _measured(environment: str, run: Kind, weight: int, version: str, stable: str) -> Iterator[str]:
+def _who_had_it(rollout: Kind, run: Kind) -> str:
+    if "blueGreen" in rollout["spec"]["strategy"]:
+        before = run["metadata"]["labels"].get("rollout-type") == "PrePromotionRun"
+        return "before any user was sent to it" if before else "with all users"
+    weight = weight_at(rollout, _step(run))
+    return f"with {weight} % of the users" if weight else "before any user was sent to it"
+
+
+def _measured(environment: str, run: Kind, who: str, version: str, stable: str) -> Iterator[str]:
     """Yield what a gate measured, the worst first."""
-    where = f"with {weight} % of the users" if weight else "before any user was sent to it"
-    yield f"Measured {where}, against its limits:"
+    yield f"Measured {who}, against its limits:"
     conditions = {metric["name"]: metric.get("failureCondition", "") for metric in run["spec"]["metrics"]}
-    results = sorted(run["status"]["metricResults"], key=lambda result: result["phase"] not in {"Failed", "Error"})
+    results = sorted(run["status"]["metricResults"], key=lambda result: result["phase"] not in BAD)
     for result in results:
-        sign = "no" if result["phase"] in {"Failed", "Error"} else "ok"
         last = result["measurements"][-1] if result.get("measurements") else {}
+        sign = "no" if result["phase"] in BAD else "ok" if last.get("phase") == "Successful" else "--"
         if job := last.get("metadata", {}).get("job-name"):
             yield f"  {sign}  its answers to recorded questions" + (":" if sign == "no" else "")
             if sign == "no":
@@ -110,7 +122,7 @@ def _measured(environment: str, run: Kind, weight: int, version: str, stable: st
 
 
 def _failed_metrics(run: Kind) -> set[str]:
-    return {result["name"] for result in run["status"]["metricResults"] if result["phase"] in {"Failed", "Error"}}
+    return {result["name"] for result in run["status"]["metricResults"] if result["phase"] in BAD}
 
 
 def _value(name: str, measurement: Kind) -> str:
@@ -139,25 +151,25 @@ def _waiting(pods: list[Kind]) -> Iterator[str]:
                 yield "  It runs, and says that it is not ready."
 
 
-def _users(environment: str, rollout: Kind, when: datetime) -> str:
-    """Say how many requests of users met the release, as the router counted them."""
-    began = min(
-        (_time(run["metadata"]["creationTimestamp"]) for run in kubernetes.runs(environment, _hash(rollout))),
-        default=None,
-    )
-    if began is None:
-        return "Users: none was sent to it."
+def _users(environment: str, rollout: Kind, runs: list[Kind], when: datetime) -> str:
+    """Say how many requests of users met the release, as the router counted them until just then."""
     if "blueGreen" in rollout["spec"]["strategy"]:
-        return "Users: all of them had it, from the switch on until it was taken back."
+        switched = any(run["metadata"]["labels"].get("rollout-type") == "PostPromotionRun" for run in runs)
+        return f"Users: {'all had it from the switch on until then' if switched else 'none was sent to it'}."
+    if not runs:
+        return "Users: none was sent to it."
     space = kubernetes.namespace(environment)
     counter = f'traefik_service_requests_total{{service="{space}-iris-canary-80@kubernetescrd"'
-    ends = (began.timestamp(), when.timestamp() + SCRAPES)
+    # The router has been asked for the last time up to a scrape ago: what is counted is the least.
+    ends = (_created(runs[0]).timestamp(), when.timestamp() + SCRAPE)
     asked, failed = (_grown(f"sum({counter}{only}}})", *ends) for only in ("", ', code=~"5.."'))
     if asked is None or failed is None:
         return "Users: how many met it is not known; Prometheus could not be asked."
     if not asked:
         return "Users: none was sent to it."
-    return f"Users: it was sent about {asked:.0f} requests, {failed:.0f} failed; all go to the one before again."
+    return (
+        f"Users: it was sent at least {asked:.0f} requests, {failed:.0f} failed; all go to the one before again."
+    )
 
 
 def _grown(counter: str, begin: float, end: float) -> float | None:
@@ -184,8 +196,12 @@ def quoted(line: str) -> str:
     return f"  | {printable[:WIDEST]}"
 
 
-def _hash(rollout: Kind) -> str:
-    return str(rollout["status"]["currentPodHash"])
+def _phase(run: Kind) -> str:
+    return str(run.get("status", {}).get("phase", ""))
+
+
+def _created(run: Kind) -> datetime:
+    return _time(run["metadata"]["creationTimestamp"])
 
 
 def _step(run: Kind) -> int:

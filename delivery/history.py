@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from delivery.changes import REJECTED, folder
+from delivery.changes import REJECTED, folder, rejected_by
 from delivery.release import Release, ReleaseError, parse
 from delivery.repository import Commit, Repository
 
@@ -40,6 +40,6 @@ def history(repository: Repository, environment: str) -> list[Stay]:
 def _why(after: Commit | None) -> tuple[str, bool]:
     if after is None:
         return "", False
-    if f"\n{REJECTED}: " not in after.body:
+    if not rejected_by(after):
         return f"followed by {after.subject.partition(': ')[2]}", False
     return after.body.rpartition(f"\n{REJECTED}: ")[0].strip(), True

@@ -31,6 +31,12 @@ def runs(environment: str, version: str) -> list[Kind]:
     return sorted(found, key=lambda run: str(run["metadata"]["creationTimestamp"]))
 
 
+def image(environment: str, version: str) -> str:
+    """Return the image of a pod-template hash, empty when the cluster no longer knows it. Raises AwayError."""
+    found = _list("replicasets.apps", environment, f"--selector=rollouts-pod-template-hash={version}")
+    return str(found[0]["spec"]["template"]["spec"]["containers"][0]["image"]) if found else ""
+
+
 def pods(environment: str, version: str) -> list[Kind]:
     """Return the pods of a pod-template hash that serve. Raises AwayError."""
     selector = f"--selector=rollouts-pod-template-hash={version},app.kubernetes.io/component=serving"

@@ -80,6 +80,8 @@ def read_model(folder: Path, digest: str) -> Release:
     try:
         release = Release(digest, (folder / MODEL).read_text())
         checked = {name: release.facts[name] for name in ("version", "sha256", "run_id", "golden", "metrics")}
+        if not isinstance(checked["metrics"], dict):
+            raise ValueError("its metrics are no object")  # noqa: TRY004 - one of several that make it none
     except (OSError, ValueError, KeyError) as error:
         raise ReleaseError(f"{folder} is no model folder ({error}); `python -m pipeline` writes one") from error
     # These go into YAML: what the registry does not give is not taken.

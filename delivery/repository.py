@@ -24,6 +24,8 @@ class Repository:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(_git(root, "rev-parse", "--show-toplevel").strip())
+        if _git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+            raise ReleaseError("this clone knows only a part of what was released; git fetch --unshallow")
 
     def refuse_changes(self) -> None:
         """Raise ReleaseError when something is not committed: a release must not carry along what nobody means."""
@@ -42,7 +44,7 @@ class Repository:
     def commits(self, folder: str) -> list[Commit]:
         """Return the commits that changed a folder, newest first."""
         text = _git(self.root, "log", "-z", "--format=%H%x01%an <%ae>%x01%ct%x01%s%x01%b", "--", folder)
-        fields = (entry.split("\x01") for entry in text.split("\0") if entry)
+        fields = (entry.split("\x01", 4) for entry in text.split("\0") if entry)
         return [
             Commit(sha, who, datetime.fromtimestamp(int(when), UTC), what, why)
             for sha, who, when, what, why in fields
@@ -55,6 +57,7 @@ class Repository:
 
     def commit(self, folder: str, files: Mapping[str, str], message: str) -> str:
         """Make a folder hold exactly these files, commit that, and return the commit's id."""
+        _git(self.root, "var", "GIT_COMMITTER_IDENT")  # says what is missing before anything is changed
         for old in (self.root / folder).iterdir():
             if old.name not in files:
                 old.unlink()

@@ -22,13 +22,12 @@ def lines(repository: Repository, environment: str) -> Iterator[str]:
         yield "rollout   not there"
         return
     now = rollout.get("status", {})
-    step, steps = (
-        now.get("currentStepIndex", 0),
-        len(rollout["spec"]["strategy"].get("canary", {}).get("steps", [])),
-    )
+    step = now.get("currentStepIndex", 0)
+    steps = len(rollout["spec"]["strategy"].get("canary", {}).get("steps", []))
     weight = 0 if now.get("abort") else weight_at(rollout, step)
     over = now.get("currentPodHash") == now.get("stableRS")
-    where = "all users have it" if over else f"step {step} of {steps}, {weight} % of the users have it"
+    share = f"step {step} of {steps}, {weight} % of the users have it" if steps else "users have the one before"
+    where = "all users have it" if over else share
     yield f"rollout   {now.get('phase', 'Unknown')}: {digest_of(rollout)[:19]}, {where}"
     if now.get("message"):
         yield f"          {now['message']}"

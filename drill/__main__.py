@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cluster import forge
@@ -63,6 +64,17 @@ def run(
     console.print(f"all {len(played)} as they must\nnext: make down")
 
 
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def delivery(arguments: Annotated[list[str], typer.Argument(metavar="COMMAND...")]) -> None:
+    """Run a command of `delivery` in a clone of the cluster's repository, beside the cluster; and push."""
+    with tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary:
+        loop = Loop(Path(temporary))
+        before = loop.repository.head()
+        typer.echo(loop.delivery(*arguments), nl=False)
+        if loop.repository.head() != before:
+            typer.echo(f"pushed {loop.push()[:10]}")
+
+
 @contextmanager
 def _stage() -> Iterator[Stage]:
     with (
@@ -80,9 +92,9 @@ def _play(stage: Stage, scenario: Scenario) -> tuple[Outcome | None, str, float]
     try:
         stage.settle()
         outcome = scenario.play(stage)
-    except (WrongError, ClusterError, RefusedError, ImageError) as error:
-        wrong = str(error)
-        console.print(f"[red]wrong:[/] {wrong}", markup=True)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this scenario's
+        wrong = str(error) or repr(error)
+        console.print(f"[red]wrong:[/] {escape(wrong)}")
     return outcome, wrong, time.monotonic() - begun
 
 
@@ -93,7 +105,7 @@ def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
             seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
             verdict = (f"[green]{outcome.verdict}[/]", seconds, str(outcome.bad), outcome.revert)
         else:
-            verdict = (f"[red]wrong:[/] {wrong[:60]}", "", "", "")
+            verdict = (f"[red]wrong:[/] {escape(wrong[:60])}", "", "", "")
         table.add_row(scenario.name, scenario.expected, *verdict, f"{took:.0f} s")
     return table
 
@@ -101,13 +113,13 @@ def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
 def main() -> int:
     """Run a command; return its exit code."""
     try:
-        code = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+        app()
+    except SystemExit as end:  # of a command line that was wrong, too
+        return end.code if isinstance(end.code, int) else 0
     except (ClusterError, ImageError, PackageError, RefusedError, WrongError) as error:
         typer.echo(f"drill: {error}", err=True)
         return 1
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ def _first(stage: Stage) -> Act:
     promotion = _through_dev(stage, shipped)
     stage.watch.until(lambda: stage.has("prod", shipped) and stage.rests(), 180, "prod runs it")
     served = time.time()
-    time.sleep(5)  # until the router knows, too
-    scenarios.served_by(stage, shipped)
+    stage.watch.until(lambda: scenarios.served_by(stage, shipped), 20, "all users being served by it")
     reason = "The first release of an environment has nothing to be compared with: all users get it at once."
     seconds = {"from the promotion to running in prod": served - promotion}
     return _act(stage, title, "released", reason, begun, time.time() - 2, seconds)
@@ -46,7 +45,7 @@ def _second(stage: Stage) -> Act:
     begun, shipped = time.time(), stage.next_good()
     heading(title)
     promotion = _through_dev(stage, shipped)
-    scenarios.see_promoted(stage, shipped, stage.loop.repository.head(), promotion)
+    scenarios.see_promoted(stage, shipped, promotion)
     done = stage.marks(promotion, "promoted")[0].at
     reason = (
         "It answered the recorded questions as it should, and kept to its limits with 10 % and with all users."
@@ -60,7 +59,7 @@ def _third(stage: Stage) -> Act:
     begun, shipped, before = time.time(), stage.faulty(FAULT), stage.loop.runs("prod").digest
     heading(title)
     promotion = _through_dev(stage, shipped)
-    outcome = scenarios.see_taken_back(stage, shipped, before, promotion, 10, "server errors")
+    outcome = scenarios.see_taken_back(stage, shipped, before, promotion, 10, scenarios.COUNTED)
     abort, reverted = (stage.marks(promotion, kind)[0].at for kind in ("abort", "revert"))
     _, reason = scenarios.revert_of(shipped.digest)
     console.print(f"\n{reason}", markup=False)
@@ -74,10 +73,10 @@ def _third(stage: Stage) -> Act:
 
 def _through_dev(stage: Stage, shipped: Shipped) -> float:
     """Release to dev, see it run there, promote it to prod; return when the promotion was committed."""
-    stage.loop.release(shipped, "--override")
+    stage.loop.release(shipped)
     stage.watch.until(lambda: stage.has("dev", shipped), 180, "dev runs it")
     promotion = time.time()
-    stage.loop.promote("--override")
+    stage.loop.promote()
     return promotion
 
 

@@ -16,7 +16,6 @@ from local.engine import buildah
 ROOT = Path(__file__).parent.parent
 FAULTS = ROOT / "tests/faults"
 MODELS = {"model-1": "logistic_regression", "model-2": "svm"}
-STARTED = str(time.time_ns())  # images with faults are rejected, and each drill needs some that were not
 
 
 class Shipped(NamedTuple):
@@ -50,7 +49,8 @@ def good(name: str) -> Shipped:
 def bad(name: str, fault: str) -> Shipped:
     """Build the image of a model with that fault (tests/faults), and push it. Raises ImageError, ClusterError."""
     tag = f"{name}-{fault}"
-    values = {"GOOD": f"localhost/drill:{name}", "FAULT": fault, "DRILL": STARTED}
+    # Rejected is rejected: each time it is another image.
+    values = {"GOOD": f"localhost/drill:{name}", "FAULT": fault, "DRILL": str(time.time_ns())}
     arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
     # Some buildahs take a layer for cached when only the value of an ARG is another.
     buildah().build(FAULTS, f"localhost/drill:{tag}", "--quiet", "--no-cache", *arguments)

@@ -32,16 +32,16 @@ class Loop:
         self._git(ROOT, "clone", "--quiet", str(forge.repository()), str(self.folder))
         self.repository = Repository(self.folder)
 
-    def release(self, shipped: Shipped, *options: str) -> str:
+    def release(self, shipped: Shipped) -> str:
         """Release to dev; return the commit. Raises RefusedError."""
         self.pull()
-        self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
+        self.delivery("release", shipped.digest, f"--model={shipped.model}")
         return self.push()
 
-    def promote(self, *options: str) -> str:
+    def promote(self) -> str:
         """Promote what runs in dev to prod; return the commit. Raises RefusedError."""
         self.pull()
-        self.delivery("promote", *options)
+        self.delivery("promote")
         return self.push()
 
     def ship(self, shipped: Shipped, *options: str) -> str:
@@ -49,6 +49,12 @@ class Loop:
         self.pull()
         self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
         self.delivery("promote", *options)
+        return self.push()
+
+    def revert(self, *options: str) -> str:
+        """Take back what runs in prod; return the commit. Raises RefusedError."""
+        self.pull()
+        self.delivery("revert", "prod", *options)
         return self.push()
 
     def delivery(self, *arguments: str) -> str:
@@ -73,13 +79,19 @@ class Loop:
         return self.push()
 
     def pull(self) -> None:
-        """Take what was pushed meanwhile."""
-        self._git(self.folder, "pull", "--quiet", "--rebase")
+        """Take what was pushed meanwhile, and drop what could not be."""
+        self._git(self.folder, "fetch", "--quiet")
+        self._git(self.folder, "reset", "--quiet", "--hard", "origin/main")
 
     def push(self) -> str:
         """Push, after whatever was pushed meanwhile; return the commit."""
-        self._git(self.folder, "pull", "--quiet", "--rebase")
-        self._git(self.folder, "push", "--quiet")
+        self._git(self.folder, "fetch", "--quiet")
+        try:
+            self._git(self.folder, "rebase", "--quiet", "origin/main")
+        except ClusterError:
+            self._git(self.folder, "rebase", "--abort")
+            raise
+        self._git(self.folder, "push", "--quiet", "origin", "HEAD:main")
         return self.repository.head()
 
     def runs(self, environment: str) -> Release:

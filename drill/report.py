@@ -16,10 +16,10 @@ NEXT = (
     ("make shell", "a shell in the cluster; in it:"),
     ("kubectl argo rollouts get rollout iris -n iris-prod", "what the rollout is doing"),
     (
-        ".venv/bin/python -m cluster exec -- .venv/bin/python -m delivery history prod",
+        ".venv/bin/python -m drill delivery history prod",
         "which model ran from when to when, who brought it, and why it left",
     ),
-    ("make drill", "all of this again"),
+    ("make drill", "every way in which a release can go"),
     ("make down", "the end of the cluster; nothing is left"),
 )
 

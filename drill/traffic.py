@@ -35,6 +35,7 @@ class Answer(NamedTuple):
     status: str
     version: str
     right: bool
+    request_id: str = ""
 
     @property
     def good(self) -> bool:
@@ -100,9 +101,10 @@ class Router:
         """Return its address, looked up once a second at the most."""
         with self._lock:
             if not self._address or (anew and time.monotonic() - self._looked > 1):
-                found = json.loads(subprocess.run(ROUTER, capture_output=True, check=True).stdout)["items"]
-                alive = [pod["status"]["podIP"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
-                self._address = alive[0] if alive else self._address
+                found = subprocess.run(ROUTER, capture_output=True, check=False)
+                pods = json.loads(found.stdout or '{"items": []}')["items"]  # the API server may be away, too
+                alive = [pod["status"].get("podIP") for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+                self._address = next(filter(None, alive), self._address)
                 self._looked = time.monotonic()
             return self._address
 
@@ -133,10 +135,9 @@ def use(host: str, user: int, router: Router, tell: Callable[[Answer], None], ov
             response = connection.getresponse()
             body = response.read()
             facts = json.loads(body) if response.status == http.HTTPStatus.OK else {}
-            tell(
-                Answer(begun, str(response.status), facts.get("version", ""), facts.get("prediction") == expected)
-            )
-        except (OSError, http.client.HTTPException) as error:
+            right = facts.get("prediction") == expected
+            tell(Answer(begun, str(response.status), facts.get("version", ""), right, facts.get("request_id", "")))
+        except (OSError, http.client.HTTPException, ValueError) as error:
             tell(Answer(begun, type(error).__name__, "", right=False))
             connection = None
             router.address(anew=True)

@@ -267,4 +267,4 @@ def _main() -> str:
 
 def _git(*arguments: str) -> str:
     command = ["git", f"--git-dir={forge.repository()}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

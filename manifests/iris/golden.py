@@ -19,11 +19,14 @@ PATIENCE = 30.0  # seconds for the Service to lead to the canary
 def ask(connection, path, body=None):
     """Return the JSON that the pod at the other end answers."""
     data = None if body is None else json.dumps(body)
-    connection.request("GET" if body is None else "POST", path, data, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    text = answer.read()
+    try:
+        connection.request("GET" if body is None else "POST", path, data, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"{path} was not answered ({error!r})") from error
     if answer.status != http.HTTPStatus.OK:
-        sys.exit(f"{path} was answered with HTTP {answer.status}")
+        raise OSError(f"{path} was answered with HTTP {answer.status}")
     return json.loads(text)
 
 
@@ -34,6 +37,8 @@ def find(service, version):
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection(service, timeout=10)
         try:
+            connection.connect()
+            connection.auto_open = 0  # never another one, which might lead elsewhere
             info = ask(connection, "/info")
             last = f"a pod of {info['pod_template_hash']!r}"
             if info["pod_template_hash"] == version:
@@ -63,6 +68,10 @@ def problems(connection, info, facts):
 
 
 if __name__ == "__main__":
-    found = list(problems(*find(sys.argv[1], sys.argv[3]), json.loads(Path(sys.argv[2]).read_text())))
+    facts = json.loads(Path(sys.argv[2]).read_text())
+    try:
+        found = list(problems(*find(sys.argv[1], sys.argv[3]), facts))
+    except (OSError, ValueError, KeyError) as error:
+        found = [f"the canary did not answer as it should: {error}"]
     sys.stdout.write("\n".join(found[:10] or ["the canary answers what was recorded"]) + "\n")
     sys.exit(1 if found else 0)

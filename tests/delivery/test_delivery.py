@@ -16,7 +16,7 @@ from delivery.release import COMPONENT, IMAGE, NOTHING, Release, ReleaseError, p
 from delivery.repository import Repository
 from tests.running import ROOT
 
-ONE, TWO, THREE = (f"sha256:{digit * 64}" for digit in "123")
+ONE, TWO, THREE, FOUR = (f"sha256:{digit * 64}" for digit in "1234")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_revert_brings_back_the_release_before_and_remembers_the_reason(reposi
 def test_a_second_revert_passes_over_what_was_rejected(repository: Repository) -> None:
     _three_releases(repository)
     _do(repository, changes.revert(repository, "prod", "bad"))
-    _do(repository, changes.revert(repository, "prod", "bad, too"))
+    _do(repository, changes.revert(repository, "prod", "bad, too", TWO))
     assert changes.current(repository, "prod") == _release(ONE)
     with pytest.raises(ReleaseError, match="there is none to go back to"):
         changes.revert(repository, "prod", "all bad")
@@ -213,9 +213,9 @@ def _event(digest: str = THREE, **other: str) -> str:
     return json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
 
 
-def _tell(repository: Repository, message: str) -> subprocess.CompletedProcess[str]:
+def _tell(repository: Repository, message: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `delivery revert` with a message where no cluster can be asked."""
-    command = [sys.executable, "-P", "-m", "delivery", "revert", "--event", "-"]
+    command = [sys.executable, "-P", "-m", "delivery", "revert", "--event", "-", *options]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "KUBECONFIG": "/dev/null"}
     return subprocess.run(
         command, cwd=repository.root, env=environ, input=message, capture_output=True, text=True, check=False
@@ -224,10 +224,14 @@ def _tell(repository: Repository, message: str) -> subprocess.CompletedProcess[s
 
 def test_an_event_takes_back_what_git_says_runs_and_nothing_a_second_time(repository: Repository) -> None:
     _three_releases(repository)
-    assert _tell(repository, _event()).returncode == 0
+    before = repository.head()
+    unconfirmed = _tell(repository, _event())
+    assert (unconfirmed.returncode, repository.head()) == (4, before)
+    assert "the cluster cannot be asked" in unconfirmed.stderr
+    assert _tell(repository, _event(), "--unconfirmed").returncode == 0
     assert f"Release-Rejected: {THREE}" in _git(repository.root, "log", "-1", "--format=%B")
     head = repository.head()
-    again = _tell(repository, _event())
+    again = _tell(repository, _event(), "--unconfirmed")
     assert (again.returncode, repository.head()) == (0, head)
     assert "nothing to do" in again.stdout
 
@@ -266,3 +270,62 @@ def test_what_a_program_wrote_cannot_pass_for_a_trailer(repository: Repository) 
     _do(repository, changes.revert(repository, "prod", reason))
     assert repository.trailers(changes.REJECTED) == [THREE]
     assert "\x1b" not in _git(repository.root, "log", "-1", "--format=%B")
+
+
+def test_an_abort_goes_back_to_what_the_cluster_went_back_to(repository: Repository) -> None:
+    _three_releases(repository)
+    # The second was on its way when the third came: it was never stable.
+    change = changes.revert(repository, "dev", "bad", THREE, stable=ONE)
+    assert change
+    assert parse(change.files) == _release(ONE, "1")
+    assert parse(_reverted(repository, THREE)) == _release(TWO, "2")
+
+
+def test_a_rejected_release_that_ran_again_is_one_to_go_back_to(repository: Repository) -> None:
+    _three_releases(repository)
+    _do(repository, changes.revert(repository, "dev", "bad"))
+    _do(repository, changes.release(repository, "dev", _release(THREE, "3"), override=True))
+    _do(repository, changes.release(repository, "dev", _release(FOUR, "4")))
+    assert parse(_reverted(repository, FOUR)) == _release(THREE, "3")
+
+
+def test_a_revert_by_hand_is_not_done_a_second_time(repository: Repository) -> None:
+    _three_releases(repository)
+    _do(repository, changes.revert(repository, "dev", "bad"))
+    assert changes.revert(repository, "dev", "bad") is None
+    assert parse(_reverted(repository, TWO)) == _release(ONE, "1")
+
+
+def test_without_an_identity_nothing_is_changed(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    _three_releases(repository)
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    _git(repository.root, "config", "user.useConfigOnly", "true")
+    with pytest.raises(ReleaseError, match=r"user\.email|tell me who you are"):
+        _do(repository, changes.revert(repository, "dev", "bad"))
+    repository.refuse_changes()
+
+
+def test_a_shallow_clone_is_refused(repository: Repository, tmp_path: Path) -> None:
+    _three_releases(repository)
+    shallow = tmp_path / "shallow"
+    _git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{repository.root}", str(shallow))
+    with pytest.raises(ReleaseError, match="--unshallow"):
+        Repository(shallow)
+
+
+def _reverted(repository: Repository, digest: str) -> dict[str, str]:
+    change = changes.revert(repository, "dev", "bad", digest)
+    assert change
+    return change.files
+
+
+@pytest.mark.parametrize("arguments", [["revert"], ["status"], ["why", "nowhere"], ["release"], ["--nothing"]])
+def test_a_command_that_is_not_whole_is_explained(repository: Repository, arguments: list[str]) -> None:
+    command = [sys.executable, "-P", "-m", "delivery", *arguments]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=repository.root, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Usage" in done.stderr
+    assert "Traceback" not in done.stderr

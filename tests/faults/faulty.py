@@ -1,4 +1,7 @@
-"""The good service with one thing wrong with it, which FAULT names. The shipped code knows nothing of this."""
+"""The good service with one thing wrong with it, which FAULT names. The shipped code knows nothing of this.
+
+Some faults are inside of the application, which counts them; of others it cannot know.
+"""
 
 import asyncio
 import json
@@ -9,6 +12,7 @@ import time
 from collections import deque
 
 import service.__main__ as serving
+from service.batcher import Batcher
 
 USERS = ("/predict",)
 EVERYBODY = (*USERS, "/predict/batch")  # the golden gate asks for a batch
@@ -16,29 +20,54 @@ SWAPPED = {1: (2, "virginica"), 2: (1, "versicolor")}
 ENOUGH = 20  # requests within a second: more than a tenth of the users make, fewer than all of them
 
 
-async def fail(_scope, _receive, send):
-    """Answer 500, and say why in the log."""
-    sys.stderr.write("RuntimeError: the scaler is not fitted\n")
-    sys.stderr.flush()
-    await send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
+def inside(before):
+    """Have something happen to each single prediction inside of the application, before it is made."""
+    answer = Batcher.answer
+
+    async def faulty(self, rows, started):
+        if len(rows) == 1:
+            await before()
+        return await answer(self, rows, started)
+
+    Batcher.answer = faulty
 
 
-def errors(app, share):
-    """Fail that share of the predictions."""
+def errors(share):
+    """Return what fails that share of the predictions."""
 
-    async def wrapped(scope, receive, send):
-        await (fail if random.random() < share else app)(scope, receive, send)  # noqa: S311 - no secret
+    async def before():
+        if random.random() < share:  # noqa: S311 - no secret
+            raise RuntimeError("the scaler is not fitted")
 
-    return wrapped
+    return before
 
 
-def slow(app):
+async def slow():
     """Take 0.8 s for each prediction."""
+    await asyncio.sleep(0.8)
+
+
+def under_load():
+    """Return what fails everything from the moment on at which all users come."""
+    recent = deque(maxlen=ENOUGH)
+    broken = False
+
+    async def before():
+        nonlocal broken
+        recent.append(time.monotonic())
+        broken = broken or (len(recent) == ENOUGH and recent[-1] - recent[0] < 1)
+        if broken:
+            raise RuntimeError("no connection left in the pool")
+
+    return before
+
+
+def outside(paths, app, faulty):
+    """Let only these paths be faulty, outside of the application."""
 
     async def wrapped(scope, receive, send):
-        await asyncio.sleep(0.8)
-        await app(scope, receive, send)
+        concerned = scope["type"] == "http" and scope["path"] in paths
+        await (faulty if concerned else app)(scope, receive, send)
 
     return wrapped
 
@@ -93,52 +122,20 @@ def swapped(app):
     return wrapped
 
 
-def under_load(app):
-    """Fail everything from the moment on at which all users come."""
-    recent = deque(maxlen=ENOUGH)
-    broken = False
-
-    async def wrapped(scope, receive, send):
-        nonlocal broken
-        recent.append(time.monotonic())
-        broken = broken or (len(recent) == ENOUGH and recent[-1] - recent[0] < 1)
-        await (fail if broken else app)(scope, receive, send)
-
-    return wrapped
+async def not_ready(_scope, _receive, send):
+    """Answer 503."""
+    await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
 
 
-def never_ready(app):
-    """Say for ever that it is not ready yet."""
-
-    async def wrapped(scope, receive, send):
-        if scope["type"] == "http" and scope["path"] == "/readyz":
-            await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            await app(scope, receive, send)
-
-    return wrapped
-
-
-FAULTS = {
-    "errors-30": lambda app: errors(app, 0.30),
-    "errors-3": lambda app: errors(app, 0.03),
-    "slow": slow,
-    "resets": lambda app: every_twentieth(app, reset),
-    "exits": lambda app: every_twentieth(app, leave),
-    "swapped": swapped,
-    "under-load": under_load,
+INSIDE = {"errors-30": errors(0.30), "errors-3": errors(0.03), "slow": slow, "under-load": under_load()}
+OUTSIDE = {
+    "resets": lambda app: outside(USERS, app, every_twentieth(app, reset)),
+    "exits": lambda app: outside(USERS, app, every_twentieth(app, leave)),
+    "swapped": lambda app: outside(EVERYBODY, app, swapped(app)),
+    "never-ready": lambda app: outside(("/readyz",), app, not_ready),
+    "none": lambda app: app,
 }
-
-
-def on(paths, app, faulty):
-    """Let only these paths be faulty."""
-
-    async def wrapped(scope, receive, send):
-        concerned = scope["type"] == "http" and scope["path"] in paths
-        await (faulty if concerned else app)(scope, receive, send)
-
-    return wrapped
 
 
 def main(fault):
@@ -146,17 +143,11 @@ def main(fault):
     if fault == "crash":
         sys.stderr.write("ImportError: libmodel.so.2: cannot open shared object file\n")
         return 1
-    create_app = serving.create_app
-
-    def faulty(service):
-        app = create_app(service)
-        if fault == "none":
-            return app
-        if fault == "never-ready":
-            return never_ready(app)
-        return on(EVERYBODY if fault == "swapped" else USERS, app, FAULTS[fault](app))
-
-    serving.create_app = faulty
+    if fault in INSIDE:
+        inside(INSIDE[fault])
+    else:
+        create_app = serving.create_app
+        serving.create_app = lambda service: OUTSIDE[fault](create_app(service))
     return serving.main()
 
 
