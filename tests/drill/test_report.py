@@ -8,7 +8,8 @@ import pytest
 
 from drill import report
 from drill.story import Act, Mark, Sample, Story
-from drill.timeline import begin, timeline
+from drill.timeline import ERROR_LIMIT, P95_LIMIT, begin, timeline
+from tests.running import ROOT
 
 T = 1_800_000_000.0
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -105,6 +106,12 @@ def test_without_samples_or_acts_the_page_says_so(tmp_path: Path) -> None:
     assert begin(Story("Nothing", (), ())) == 0
     empty = Act("Stuck", "released", "nobody knows", (), {}, 0, 0)
     assert "nobody knows" in Page(written(Story("", (sample(0),), (empty,)), tmp_path)).text
+
+
+def test_the_limits_in_the_picture_are_those_of_the_gate() -> None:
+    gate = (ROOT / "manifests/iris/analysistemplate-slo.yaml").read_text()
+    limits = {float(limit) for limit in re.findall(r"failureCondition: .* > ([0-9.]+)", gate)}
+    assert limits == {ERROR_LIMIT / 100, P95_LIMIT}
 
 
 def test_the_same_story_gives_the_same_file(tmp_path: Path) -> None:
