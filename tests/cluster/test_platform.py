@@ -42,7 +42,7 @@ def test_every_image_of_the_platform_is_one_that_the_cluster_builds_at_that_vers
     rendered = platform.render("cluster/platform", print)
     used = set(re.findall(r"^\s+(?:- )?image: (\S+)$", rendered, re.MULTILINE))
     assert {name.partition(":")[0].rpartition("/")[2] for name in used} == {
-        "argocd", "argo-rollouts", "metrics-server", "redis", "traefik",
+        "argocd", "argo-rollouts", "metrics-server", "postgres", "redis", "traefik",
     }  # fmt: skip
     assert used <= {image.name for image in images.all_images()}
 
@@ -53,7 +53,7 @@ def test_every_container_of_the_platform_has_requests_a_memory_limit_and_no_priv
     workloads = [
         part for part in rendered.split("\n---\n") if re.search(r"^kind: (Deployment|StatefulSet)$", part, re.M)
     ]
-    assert len(workloads) == 7
+    assert len(workloads) == 8
     for workload in workloads:
         name = re.findall(r"^  name: (\S+)$", workload, re.MULTILINE)[0]
         containers = workload.partition("\n      containers:\n")[2]
