@@ -109,7 +109,7 @@ def test_a_second_revert_passes_over_what_was_rejected(repository: Repository) -
     _do(repository, changes.revert(repository, "prod", "bad, too", TWO))
     assert changes.current(repository, "prod") == _release(ONE)
     with pytest.raises(ReleaseError, match="there is none to go back to"):
-        changes.revert(repository, "prod", "all bad")
+        changes.revert(repository, "prod", "all bad", ONE)
 
 
 def test_an_event_that_is_late_or_forged_changes_nothing(repository: Repository) -> None:
