@@ -1,5 +1,6 @@
 """Why a release was taken back, told to someone who knows neither Argo nor Prometheus."""
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -74,7 +75,7 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
         yield from _waiting(kubernetes.pods(environment, version))
     else:
         yield "No gate failed: a person has aborted it (`kubectl argo rollouts abort`)."
-    words = kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}")
+    words = readable(kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
     if words and not (failed and _failed_metrics(failed) == {"golden"}):
         yield "Its last words:"
         yield from map(quoted, words)
@@ -188,6 +189,22 @@ def _shipped(repository: Repository, environment: str, digest: str) -> tuple[Rel
         if release and release.digest == digest:
             return release, commit
     return None, None
+
+
+def readable(lines: list[str]) -> list[str]:
+    """Return each line once; of a line of JSON, its message and how its traceback ends, or its detail."""
+    said = []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = {}
+        if isinstance(entry, dict) and "message" in entry:
+            ends = str(entry.get("traceback") or entry.get("detail") or "").strip().splitlines()[-1:]
+            said.append(": ".join([str(entry["message"]), *ends]))
+        else:
+            said.append(line)
+    return list(dict.fromkeys(said))
 
 
 def quoted(line: str) -> str:

@@ -43,7 +43,7 @@ def pods(environment: str, version: str) -> list[Kind]:
     return _list("pods", environment, selector)
 
 
-def last_words(environment: str, selector: str, lines: int = 5) -> list[str]:
+def last_words(environment: str, selector: str, lines: int) -> list[str]:
     """Return the last lines that the first pod of a selector wrote, also where its container has ended.
 
     They are what the program in it chose to write: data.

@@ -97,7 +97,5 @@ def _act(
     kinds = ("commit", "sync", "gate", "weight", "promoted", "abort", "revert")
     answers = stage.traffic.between(counted)
     bad = len([answer for answer in answers if not answer.good])
-    console.print(
-        f"users: {len(answers)} requests, {bad} bad{': ' if bad else ''}{scenarios.failures(answers, begun)}"
-    )
+    console.print(f"users: {len(answers)} requests, {bad} bad")
     return Act(title, verdict, reason, tuple(stage.marks(begun, *kinds)), seconds, len(answers), bad)

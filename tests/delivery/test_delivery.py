@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from delivery import changes
-from delivery.explanation import quoted
+from delivery.explanation import quoted, readable
 from delivery.history import history
 from delivery.release import COMPONENT, IMAGE, NOTHING, Release, ReleaseError, parse, read_model
 from delivery.repository import Repository
@@ -270,6 +270,14 @@ def test_what_a_program_wrote_cannot_pass_for_a_trailer(repository: Repository) 
     _do(repository, changes.revert(repository, "prod", reason))
     assert repository.trailers(changes.REJECTED) == [THREE]
     assert "\x1b" not in _git(repository.root, "log", "-1", "--format=%B")
+
+
+def test_last_words_are_for_people() -> None:
+    failed = {"level": "ERROR", "message": "failed", "traceback": "Traceback:\n  File\nRuntimeError: no scaler"}
+    refused = {"level": "ERROR", "message": "refused", "detail": "the request failed"}
+    lines = [json.dumps(failed), json.dumps(refused), json.dumps(failed), "plain", "[1]", '{"other": 1}']
+    said = ["failed: RuntimeError: no scaler", "refused: the request failed", "plain", "[1]", '{"other": 1}']
+    assert readable(lines) == said
 
 
 def test_an_abort_goes_back_to_what_the_cluster_went_back_to(repository: Repository) -> None:
