@@ -349,10 +349,11 @@ def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
 
 def a_second_release(stage: Stage) -> Outcome:
     """The first is abandoned in its canary, the second judged by all gates of its own."""
-    first, begun = images.bad(stage.other(), "none"), time.time()
+    first, second = images.bad(stage.other(), "none"), stage.next_good()
+    begun = time.time()
     stage.loop.ship(first)
     reach(stage, 10, begun)
-    outcome = promoted(stage, stage.next_good())
+    outcome = promoted(stage, second)
     hold(outcome.bad == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
     hold(not stage.marks(begun, "abort"), "the first was aborted")
     return outcome

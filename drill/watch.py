@@ -45,6 +45,7 @@ class Watch:
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Watch":
+        self._begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # as Kubernetes writes it
         for kind, namespace in KINDS:
             threading.Thread(target=self._follow, args=(kind, namespace), daemon=True).start()
         threading.Thread(target=self._sample, daemon=True).start()
@@ -144,7 +145,9 @@ class Watch:
                 self._objects.pop(key, None)
             else:
                 self._objects[key] = item
-            if item["metadata"]["namespace"] == "iris-prod" or item["metadata"]["name"] == "iris-prod":
+            prod = item["metadata"]["namespace"] == "iris-prod" or item["metadata"]["name"] == "iris-prod"
+            known = before or item["metadata"]["creationTimestamp"] >= self._begun
+            if prod and known:
                 self.marks.extend(_differences(before, item))
             self._changed.notify_all()
 
