@@ -24,6 +24,7 @@ from drill.watch import Watch
 from local.engine import ImageError
 from local.packages import PackageError
 
+NAMES = [scenario.name for scenario in scenarios.every()]
 app = typer.Typer(help="The whole loop, for real.", pretty_exceptions_enable=False, no_args_is_help=True)
 
 
@@ -43,7 +44,7 @@ next:
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(help="which; all without")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help=f"which; all without: {', '.join(NAMES)}")] = None,
     core: Annotated[bool, typer.Option("--core", help="the four that CI plays")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Play scenarios, and show what became of each; exit code 1 unless all went as they must."""
