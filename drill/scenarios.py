@@ -323,8 +323,8 @@ def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
 
     def play(stage: Stage) -> Outcome:
         def away() -> None:
-            file, old = "monitoring/cluster/deployment.yaml", "  strategy: {type: Recreate}"
-            gone = stage.loop.change(file, old, f"  replicas: 0\n{old}", "monitoring: Prometheus is away (drill)")
+            file, one, none = "monitoring/cluster/deployment.yaml", "  replicas: 1", "  replicas: 0"
+            gone = stage.loop.change(file, one, none, "monitoring: Prometheus is away (drill)")
             try:
                 stage.watch.until(lambda: stage.watch.synced("monitoring") == gone, 60, "Prometheus away")
                 time.sleep(10)
@@ -337,8 +337,7 @@ def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
                     f"it did not hold: {stage.watch.state()}",
                 )
             finally:
-                back = "monitoring: Prometheus is back (drill)"
-                stage.loop.change(file, f"  replicas: 0\n{old}", old, back)
+                stage.loop.change(file, none, one, "monitoring: Prometheus is back (drill)")
 
         if healthy:
             return promoted(stage, stage.next_good(), during=away)
