@@ -62,12 +62,11 @@ def revert(
     bad = current(repository, environment)
     if bad is None:
         raise ReleaseError(f"nothing runs in {environment}: there is nothing to take back")
-    commits = repository.commits(folder(environment))
-    if bad.digest != digest if digest else rejected_by(commits[0]):
+    if bad.digest != digest if digest else rejected_by(repository.commits(folder(environment))[0]):
         return None
-    releases = list(_releases(repository, environment, commits))
-    good = next((one for one, _ in releases if one.digest == stable != bad.digest), None) or next(
-        (one for one, rejected in releases if one.digest not in {*rejected, bad.digest}), None
+    ways = list(_ways_back(repository, environment))
+    good = next((one for one, _ in ways if one.digest == stable != bad.digest), None) or next(
+        (one for one, rejected in ways if one.digest not in {*rejected, bad.digest}), None
     )
     if good is None:
         raise ReleaseError(
@@ -87,16 +86,19 @@ def rejected_by(commit: Commit) -> str:
     return found[1] if found else ""
 
 
-def _releases(
-    repository: Repository, environment: str, commits: list[Commit]
-) -> Iterator[tuple[Release, set[str]]]:
+def releases(repository: Repository, environment: str) -> Iterator[tuple[Commit, Release | None]]:
+    """Yield the commits of an environment, newest first, each with the release that it brought, None for none."""
+    for commit in repository.commits(folder(environment)):
+        try:
+            yield commit, parse(repository.files(folder(environment), commit.sha))
+        except ReleaseError:
+            yield commit, None  # somebody's edit, which was no release
+
+
+def _ways_back(repository: Repository, environment: str) -> Iterator[tuple[Release, set[str]]]:
     """Yield the releases of an environment, newest first, each with what was rejected after it was brought."""
     rejected: set[str] = set()
-    for commit in commits:
-        try:
-            release = parse(repository.files(folder(environment), commit.sha))
-        except ReleaseError:
-            release = None  # somebody's edit, which was no release
+    for commit, release in releases(repository, environment):
         if release:
             yield release, set(rejected)
         if digest := rejected_by(commit):

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from delivery import kubernetes
-from delivery.changes import folder
+from delivery.changes import releases
 from delivery.kubernetes import Kind
-from delivery.release import Release, ReleaseError, parse
+from delivery.release import Release
 from delivery.repository import Commit, Repository
 
 MEASURED = {
@@ -181,11 +181,7 @@ def _grown(counter: str, begin: float, end: float) -> float | None:
 
 def _shipped(repository: Repository, environment: str, digest: str) -> tuple[Release | None, Commit | None]:
     """Return the release of a digest and the newest commit that brought it to an environment."""
-    for commit in repository.commits(folder(environment)):
-        try:
-            release = parse(repository.files(folder(environment), commit.sha))
-        except ReleaseError:
-            continue
+    for commit, release in releases(repository, environment):
         if release and release.digest == digest:
             return release, commit
     return None, None

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from delivery.changes import REJECTED, folder, rejected_by
-from delivery.release import Release, ReleaseError, parse
+from delivery.changes import REJECTED, rejected_by, releases
+from delivery.release import Release
 from delivery.repository import Commit, Repository
 
 
@@ -26,11 +26,7 @@ def history(repository: Repository, environment: str) -> list[Stay]:
     """Return the releases of an environment, newest first."""
     stays: list[Stay] = []
     after: Commit | None = None
-    for commit in repository.commits(folder(environment)):
-        try:
-            release = parse(repository.files(folder(environment), commit.sha))
-        except ReleaseError:
-            release = None
+    for commit, release in releases(repository, environment):
         if release:
             stays.append(Stay(release, commit.time, after.time if after else None, commit.author, *_why(after)))
         after = commit

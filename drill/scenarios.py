@@ -116,7 +116,7 @@ def _ready(name: str, algorithm: str) -> Shipped:
 
 
 def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], None] | None = None) -> Outcome:
-    """Ship a good release and see it promoted, with not one failed request."""
+    """Ship a good release and see it promoted; `during` happens while it has 10 % of the users."""
     begun = time.time()
     stage.loop.ship(shipped, "--override")
     if during:
