@@ -148,15 +148,14 @@ class Server(ThreadingHTTPServer):
         query = "jsonpath={.status.abort} {.spec.template.spec.containers[0].image}"
         while True:
             time.sleep(30)
-            for environment in ("dev", "prod"):
-                rollout = ["kubectl", "get", "rollout", "iris", f"--namespace=iris-{environment}"]
-                done = subprocess.run(
-                    [*rollout, f"--output={query}"], capture_output=True, text=True, check=False, timeout=60
-                )
-                aborted, _, image = done.stdout.partition(" ")
-                if aborted == "true":
-                    payload = {"namespace": f"iris-{environment}", "rollout": "iris", "image": image}
-                    self.revert(json.dumps({"client_payload": payload}).encode())
+            for namespace in ("iris-dev", "iris-prod"):
+                command = ["kubectl", "get", "rollout", "iris", f"--namespace={namespace}", f"--output={query}"]
+                with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
+                    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+                    aborted, _, image = done.stdout.partition(" ")
+                    if aborted == "true":
+                        payload = {"namespace": namespace, "rollout": "iris", "image": image}
+                        self.revert(json.dumps({"client_payload": payload}).encode())
 
 
 class Endpoint(BaseHTTPRequestHandler):
