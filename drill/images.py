@@ -1,11 +1,12 @@
 """What the drill ships: images of two real models, and the same images with one thing wrong with them."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster import images
 from cluster.steps import ClusterError
@@ -23,6 +24,19 @@ class Shipped(NamedTuple):
 
     digest: str
     model: Path
+
+    @property
+    def version(self) -> str:
+        """Return the version of the model, as its answers name it."""
+        return str(self._facts()["version"])
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of the model's file."""
+        return str(self._facts()["sha256"])
+
+    def _facts(self) -> dict[str, Any]:
+        return dict(json.loads((self.model / "model.json").read_text()))
 
 
 def train(name: str) -> Path:

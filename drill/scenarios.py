@@ -64,11 +64,18 @@ class Stage:
         except ClusterError:  # a scenario that went wrong has left it half-way
             self.loop.revert()
             self.watch.until(self.rests, 180, "a stable version in prod")
+        # The router learns of a first release's route a moment after the pods are ready.
+        self.watch.until(self.all_served, 60, "every user being served")
+
+    def all_served(self) -> bool:
+        """Whether all users got the right answer for the last two seconds."""
+        answers = self.traffic.between(time.time() - 2)
+        return bool(answers) and all(answer.good for answer in answers)
 
     def other(self) -> str:
         """Return the name of the model that does not run in prod."""
         runs = self.loop.runs("prod").facts["sha256"]
-        return next(name for name, good in self.good.items() if _sha256(good) != runs)
+        return next(name for name, good in self.good.items() if good.sha256 != runs)
 
     def next_good(self) -> Shipped:
         """Return an image that is good and another one than what runs."""
@@ -188,7 +195,8 @@ def see_taken_back(
     )
 
     # Who was not sent to it noticed nothing: nothing failed before the first one was, nor after the last.
-    theirs = [answer for answer in stage.traffic.between(begun) if _is_of(answer, shipped)]
+    version = shipped.version
+    theirs = [answer for answer in stage.traffic.between(begun) if answer.version == version]
     hold(at != 0 or not theirs, f"{len(theirs)} users were sent to it")
     rise = [mark.at for mark in stage.marks(begun, "weight")] or [answer.at for answer in theirs] or [aborted]
     fall = [mark.at for mark in stage.marks(begun, "weight") if mark.text.startswith("0 ")] or [aborted]
@@ -208,8 +216,8 @@ def reach(stage: Stage, weight: int, since: float) -> None:
 
 def served_by(stage: Stage, shipped: Shipped) -> bool:
     """Whether all users have been served by that version for the last two seconds."""
-    answers = stage.traffic.between(time.time() - 2)
-    return bool(answers) and all(_is_of(answer, shipped) and answer.good for answer in answers)
+    versions = {answer.version for answer in stage.traffic.between(time.time() - 2)}
+    return stage.all_served() and versions == {shipped.version}
 
 
 def nothing_lost(stage: Stage, since: float) -> None:
@@ -265,14 +273,6 @@ def failures(answers: list[Answer], since: float) -> str:
     """Return which answers were not good, and when; no more than ten."""
     failed = [answer for answer in answers if not answer.good]
     return ", ".join(f"{answer.status} after {answer.at - since:.1f} s" for answer in failed[:10])
-
-
-def _is_of(answer: Answer, shipped: Shipped) -> bool:
-    return bool(answer.version == json.loads((shipped.model / "model.json").read_text())["version"])
-
-
-def _sha256(shipped: Shipped) -> str:
-    return str(json.loads((shipped.model / "model.json").read_text())["sha256"])
 
 
 def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
