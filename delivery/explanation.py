@@ -115,9 +115,9 @@ def _measured(environment: str, run: Kind, who: str, version: str, stable: str) 
         bound = f", the limit is {_shown(name, float(limit[1]))}" if limit else ""
         query = result.get("metadata", {}).get("ResolvedPrometheusQuery", "")
         asked = query.replace(version, stable).replace('"iris-canary"', '"iris-stable"')
-        before = (
-            kubernetes.number(asked, _time(last["finishedAt"]).timestamp()) if last.get("finishedAt") else None
-        )
+        # With blue-green the gate asks for what all users get: there is no version before that anybody uses.
+        compared = asked != query and last.get("finishedAt")
+        before = kubernetes.number(asked, _time(last["finishedAt"]).timestamp()) if compared else None
         meanwhile = "" if before is None else f"; the version before: {_shown(name, before)}"
         yield f"  {sign}  {MEASURED.get(name, name)}: {_value(name, last)}{bound}{meanwhile}"
 

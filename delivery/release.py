@@ -1,5 +1,6 @@
 """A release: an image's digest and the model in it, as overlays/ENVIRONMENT/release holds them."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -46,6 +47,10 @@ patches:
 """
 
 
+ANNOTATIONS = {"version": "version", "sha256": "sha256", "run": "run_id"}
+"""What the pods' annotations model-... say, by the field of model.json that it is."""
+
+
 class ReleaseError(Exception):
     """A release cannot be made, promoted or taken back; the message says why and what to do."""
 
@@ -69,7 +74,7 @@ class Release(NamedTuple):
 
     def files(self) -> dict[str, str]:
         """Return the files that git holds of it, by name."""
-        facts = {name: str(self.facts[name]) for name in ("version", "sha256", "run_id")}
+        facts = {name: self.facts[name] for name in ANNOTATIONS.values()}
         return {COMPONENT: TEMPLATE.format(image=IMAGE, digest=self.digest, **facts), MODEL: self.model}
 
 
@@ -92,18 +97,21 @@ def read_model(folder: Path, digest: str) -> Release:
 
 
 def parse(files: dict[str, str]) -> Release | None:
-    """Return the release that these files hold, None for none. Raises ReleaseError when it is something else."""
+    """Return the release that these files hold, None for none. Raises ReleaseError when it is something else.
+
+    Only what makes the release is looked for: files of an older template, or of another image name, are releases.
+    """
     component = files.get(COMPONENT, NOTHING)
-    if component == NOTHING:
+    digests = re.findall(r"^ *digest: (\S+)$", component, re.MULTILINE)
+    if not digests and "$patch: delete" in component:
         return None
-    found = re.search(rf"^    digest: ({DIGEST.pattern})$", component, re.MULTILINE)
-    if found:
-        release = Release(found[1], files.get(MODEL, ""))
-        try:
-            if release.files() == files:
+    said = dict(re.findall(r'model-(version|sha256|run): "([^"]*)"', component))
+    if len(digests) == 1 and DIGEST.fullmatch(digests[0]):
+        release = Release(digests[0], files.get(MODEL, ""))
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            facts = release.facts
+            if said == {name: str(facts[key]) for name, key in ANNOTATIONS.items()}:
                 return release
-        except (ValueError, KeyError):
-            pass
     raise ReleaseError(
         "the release files are not as `python -m delivery` writes them; `git log` says who changed them"
     )

@@ -144,7 +144,7 @@ def test_history_tells_who_brought_what_and_why_it_left(repository: Repository) 
 def test_a_persons_edit_is_no_release_and_no_way_back(repository: Repository) -> None:
     _three_releases(repository)
     file = repository.root / changes.folder("prod") / COMPONENT
-    file.write_text(file.read_text().replace(THREE, ONE) + "# by hand\n")
+    file.write_text(file.read_text().replace('model-version: "3"', 'model-version: "1"'))
     _git(repository.root, "commit", "--quiet", "--all", "--message=by hand")
     with pytest.raises(ReleaseError, match="not as `python -m delivery` writes them"):
         changes.revert(repository, "prod", "bad")
@@ -175,6 +175,30 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_the_files_of_a_release_are_read_as_they_are_written() -> None:
     assert parse(_release(ONE).files()) == _release(ONE)
     assert parse({COMPONENT: NOTHING}) is None
+
+
+def test_a_release_of_an_older_template_is_still_one() -> None:
+    files = _release(ONE).files()
+    older = files[COMPONENT].replace(IMAGE, "registry.example.org/iris").replace("    ", "      ")
+    assert older != files[COMPONENT]
+    assert parse({**files, COMPONENT: f"# as it was once\n{older}"}) == _release(ONE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (f"digest: {ONE}", "digest: latest"),
+        (f"digest: {ONE}", f"digest: {ONE}\n  - name: another\n    digest: {TWO}"),
+        (f"    digest: {ONE}\n", ""),
+        ('model-version: "', 'model-version: "9'),
+        ('model-run: "', 'model-run-id: "'),
+    ],
+)
+def test_files_that_name_no_release_or_two_are_refused(old: str, new: str) -> None:
+    files = _release(ONE).files()
+    assert old in files[COMPONENT]
+    with pytest.raises(ReleaseError, match="not as `python -m delivery` writes them"):
+        parse({**files, COMPONENT: files[COMPONENT].replace(old, new)})
 
 
 def test_the_command_says_what_it_would_do_and_then_does_it(repository: Repository, model: Path) -> None:
