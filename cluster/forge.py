@@ -47,7 +47,12 @@ def repository() -> Path:
 
 def main() -> str:
     """Return the id of the newest commit. Raises ClusterError."""
-    return _git(repository(), "rev-parse", "main")
+    return git("rev-parse", "main")
+
+
+def git(*arguments: str) -> str:
+    """Return what a git command says about the repository. Raises ClusterError."""
+    return _git(repository(), *arguments)
 
 
 def update(say: Say) -> None:
@@ -63,13 +68,12 @@ def update(say: Say) -> None:
         _git(half, "update-ref", "refs/heads/main", _git(ROOT, "rev-parse", "HEAD"))
         _git(half, "symbolic-ref", "HEAD", "refs/heads/main")
         half.rename(repository())
-    _git(repository(), "fetch", "--quiet", str(ROOT), "HEAD")
+    git("fetch", "--quiet", str(ROOT), "HEAD")
     with tempfile.TemporaryDirectory(prefix="iris-forge-") as temporary:
         clone = Path(temporary) / "clone"
         _git(ROOT, "clone", "--quiet", "--shared", str(repository()), str(clone))
-        _git(clone, "fetch", "--quiet", str(ROOT), "HEAD")
         try:
-            _git(clone, "merge", "--quiet", "--no-edit", "FETCH_HEAD")
+            _git(clone, "merge", "--quiet", "--no-edit", _git(ROOT, "rev-parse", "HEAD"))
         except ClusterError as error:
             raise ClusterError(
                 f"the cluster's main does not go together with this checkout ({error}); push to {repository()} "

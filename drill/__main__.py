@@ -16,9 +16,11 @@ from cluster import forge
 from cluster.steps import ClusterError
 from drill import demo as performance
 from drill import scenarios
+from drill.checks import Outcome, WrongError
 from drill.loop import Loop, RefusedError
-from drill.scenarios import CORE, HOST, Outcome, Scenario, Stage, WrongError
+from drill.scenarios import CORE, HOST, Scenario
 from drill.screen import console, heading, screen
+from drill.stage import Stage
 from drill.traffic import Traffic
 from drill.watch import Watch
 from local.engine import ImageError

@@ -3,11 +3,12 @@
 import time
 from pathlib import Path
 
-from drill import scenarios
+from drill import checks
 from drill.images import Shipped
 from drill.report import write
-from drill.scenarios import Stage
+from drill.scenarios import COUNTED
 from drill.screen import console, heading
+from drill.stage import Stage
 from drill.story import Act, Story, Verdict
 from local import cache
 
@@ -37,7 +38,7 @@ def _first(stage: Stage) -> Act:
     promotion = _through_dev(stage, shipped)
     stage.watch.until(lambda: stage.has("prod", shipped) and stage.rests(), 180, "prod runs it")
     served = time.time()
-    stage.watch.until(lambda: scenarios.served_by(stage, shipped), 20, "all users being served by it")
+    stage.watch.until(lambda: checks.served_by(stage, shipped), 20, "all users being served by it")
     reason = "The first release of an environment has nothing to be compared with: all users get it at once."
     seconds = {"from the promotion to running in prod": served - promotion}
     return _act(stage, title, "released", reason, begun, time.time() - 2, seconds)
@@ -48,7 +49,7 @@ def _second(stage: Stage) -> Act:
     begun, shipped = time.time(), stage.next_good()
     heading(title)
     promotion = _through_dev(stage, shipped)
-    scenarios.see_promoted(stage, shipped, promotion)
+    checks.see_promoted(stage, shipped, promotion)
     done = stage.marks(promotion, "promoted")[0].at
     reason = (
         "It answered the recorded questions as it should, and kept to its limits with 10 % and with all users."
@@ -62,9 +63,9 @@ def _third(stage: Stage) -> Act:
     begun, shipped, before = time.time(), stage.faulty(FAULT), stage.loop.runs("prod").digest
     heading(title)
     promotion = _through_dev(stage, shipped)
-    outcome = scenarios.see_taken_back(stage, shipped, before, promotion, 10, scenarios.COUNTED)
+    outcome = checks.see_taken_back(stage, shipped, before, promotion, 10, COUNTED)
     abort, reverted = (stage.marks(promotion, kind)[0].at for kind in ("abort", "revert"))
-    _, reason = scenarios.revert_of(shipped.digest)
+    _, reason = checks.revert_of(shipped.digest)
     console.print(f"\n{reason}", markup=False)
     seconds = {
         "from the promotion to synced": _since(stage, promotion, "sync"),
@@ -98,7 +99,6 @@ def _act(
 ) -> Act:
     """Return the act; users count from the time on at which prod could serve them."""
     kinds = ("commit", "sync", "gate", "weight", "promoted", "abort", "revert")
-    answers = stage.traffic.between(counted)
-    bad = len([answer for answer in answers if not answer.good])
-    console.print(f"users: {len(answers)} requests, {bad} bad")
-    return Act(title, verdict, reason, tuple(stage.marks(begun, *kinds)), seconds, len(answers), bad)
+    requests, bad = len(stage.traffic.between(counted)), checks.bad(stage, counted)
+    console.print(f"users: {requests} requests, {bad} bad")
+    return Act(title, verdict, reason, tuple(stage.marks(begun, *kinds)), seconds, requests, bad)

@@ -1,23 +1,32 @@
 """Every way in which a release can go, and what has to become of it: by commit only, on the real cluster."""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cluster import forge, machine, secrets
-from cluster.steps import ClusterError, step, wait_for
-from delivery.changes import REJECTED
+from cluster.steps import wait_for
 from drill import images
+from drill.checks import (
+    PROMOTED,
+    TAKEN_BACK,
+    Outcome,
+    WrongError,
+    bad,
+    failures,
+    hold,
+    promoted,
+    reach,
+    revert_of,
+    served_by,
+    taken_back,
+)
 from drill.images import Shipped
-from drill.loop import Loop, RefusedError
-from drill.story import Mark
-from drill.traffic import Answer, Traffic
-from drill.watch import Watch
+from drill.loop import RefusedError
+from drill.stage import Stage
 
 HOST = "iris.localhost"
-PROMOTED, TAKEN_BACK = "promoted", "taken back"
 COUNTED = "no  server errors, as its own pods counted them"
 CONTROLLERS = {
     "the rollouts controller": ("argo-rollouts", "app.kubernetes.io/name=argo-rollouts"),
@@ -26,253 +35,12 @@ CONTROLLERS = {
 }
 
 
-class WrongError(Exception):
-    """Something came about that must not, or did not that must."""
-
-
-class Outcome(NamedTuple):
-    """What became of a release; `seconds` are those from the first answer of the new version to weight 0."""
-
-    verdict: str
-    seconds: float | None
-    bad: int
-    revert: str
-
-
 class Scenario(NamedTuple):
     """A release, and what is expected of it."""
 
     name: str
     expected: str
-    play: Callable[["Stage"], Outcome]
-
-
-class Stage:
-    """Where scenarios are played: a cluster with a model in prod, users, a person's clone, what is watched."""
-
-    def __init__(self, loop: Loop, traffic: Traffic, watch: Watch) -> None:
-        self.loop, self.traffic, self.watch = loop, traffic, watch
-        self.good = {name: _ready(name, algorithm) for name, algorithm in images.MODELS.items()}
-
-    def settle(self) -> None:
-        """Have a good model in prod, all users on it, and nothing under way. Raises ClusterError."""
-        rollout = self.watch.rollout("prod")
-        if not rollout:
-            self.loop.ship(self.good["model-1"], "--override")
-        try:
-            self.watch.until(self.rests, 120, "a stable version in prod")
-        except ClusterError:  # a scenario that went wrong has left it half-way
-            self.loop.revert()
-            self.watch.until(self.rests, 180, "a stable version in prod")
-        # The router learns of a first release's route a moment after the pods are ready.
-        self.watch.until(self.all_served, 60, "every user being served")
-
-    def all_served(self) -> bool:
-        """Whether all users got the right answer for the last two seconds."""
-        answers = self.traffic.between(time.time() - 2)
-        return bool(answers) and all(answer.good for answer in answers)
-
-    def other(self) -> str:
-        """Return the name of the model that does not run in prod."""
-        runs = self.loop.runs("prod").facts["sha256"]
-        return next(name for name, good in self.good.items() if good.sha256 != runs)
-
-    def next_good(self) -> Shipped:
-        """Return an image that is good and another one than what runs."""
-        return self.good[self.other()]
-
-    def faulty(self, fault: str) -> Shipped:
-        """Return an image of the model that does not run, with that fault."""
-        return images.bad(self.other(), fault)
-
-    def pod_hash(self) -> str:
-        """Return the pod-template hash of what prod is being moved to."""
-        return str(self.watch.rollout("prod").get("status", {}).get("currentPodHash", ""))
-
-    def is_aborted(self) -> bool:
-        """Whether prod's release was taken back by the cluster."""
-        return bool(self.watch.rollout("prod").get("status", {}).get("abort"))
-
-    def has(self, environment: str, shipped: Shipped) -> bool:
-        """Whether an environment runs an image and nothing else."""
-        rollout = self.watch.rollout(environment)
-        status = rollout.get("status", {})
-        image = rollout["spec"]["template"]["spec"]["containers"][0]["image"] if rollout else ""
-        over = status.get("currentPodHash") == status.get("stableRS")
-        seen = str(status.get("observedGeneration")) == str(rollout.get("metadata", {}).get("generation"))
-        return bool(image.endswith(shipped.digest) and over and seen and status.get("phase") == "Healthy")
-
-    def marks(self, since: float, *kinds: str) -> list[Mark]:
-        """Return what has changed since then."""
-        return [mark for mark in list(self.watch.marks) if mark.at >= since and mark.kind in kinds]
-
-    def weights(self, since: float) -> list[int]:
-        """Return the weights that the canary has had since then, in order."""
-        return [int(mark.text.split()[0]) for mark in self.marks(since, "weight")]
-
-    def rests(self) -> bool:
-        """Whether prod has one version, which all users have."""
-        status = self.watch.rollout("prod").get("status", {})
-        over = bool(status.get("stableRS")) and status.get("currentPodHash") == status.get("stableRS")
-        return over and status.get("phase") == "Healthy" and not status.get("abort") and self.watch.weight() == 0
-
-
-def _ready(name: str, algorithm: str) -> Shipped:
-    with step(f"{name}: {algorithm.replace('_', ' ')}, trained, built, pushed"):
-        return images.good(name)
-
-
-def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], None] | None = None) -> Outcome:
-    """Ship a good release and see it promoted; `during` happens while it has 10 % of the users."""
-    begun = time.time()
-    stage.loop.ship(shipped, "--override")
-    if during:
-        reach(stage, 10, begun)
-        during()
-    return see_promoted(stage, shipped, begun)
-
-
-def see_promoted(stage: Stage, shipped: Shipped, begun: float) -> Outcome:
-    """See a release that was committed promoted: all users on it, and its answers in the log."""
-
-    def decided() -> bool:
-        return stage.is_aborted() or (bool(stage.marks(begun, "promoted")) and stage.rests())
-
-    stage.watch.until(decided, 600, "the promotion")
-    hold(not stage.is_aborted(), f"it was taken back: {stage.watch.state()}")
-    weights = [weight for weight in stage.weights(begun) if weight]
-    hold(weights == [10, 100], f"the weights were {weights}")
-    hold(len(stage.marks(begun, "promoted")) == 1, "more than one version was promoted")
-    phases = [run["status"]["phase"] for run in stage.watch.runs(stage.pod_hash())][-3:]
-    hold(phases == ["Successful"] * 3, f"its gates were {phases}")
-    stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == forge.main(), 60, "Argo CD says that it is synced"
-    )
-    stage.watch.until(lambda: served_by(stage, shipped), 20, "all users being served by it")
-    nothing_lost(stage, begun)
-    return Outcome(PROMOTED, None, bad(stage, begun), "")
-
-
-def taken_back(
-    stage: Stage,
-    shipped: Shipped,
-    *,
-    at: int | None,
-    reason: str,
-    options: tuple[str, ...] = (),
-    during: Callable[[], None] | None = None,
-) -> Outcome:
-    """Ship a bad release and see it taken back, at that weight and for that reason, and git with it."""
-    before, begun = stage.loop.runs("prod"), time.time()
-    stage.loop.ship(shipped, *options)
-    if during:
-        reach(stage, at or 0, begun)
-        during()
-    return see_taken_back(stage, shipped, before.digest, begun, at, reason)
-
-
-def see_taken_back(
-    stage: Stage, shipped: Shipped, before: str, begun: float, at: int | None, reason: str
-) -> Outcome:
-    """See a release that was committed taken back, and the release `before` in its place again.
-
-    `at` is the most that it has of the users, None where there are no shares.
-    """
-    stage.watch.until(lambda: bool(stage.marks(begun, "abort", "promoted")), 420, "the verdict")
-    hold(not stage.marks(begun, "promoted"), "it was promoted")
-    aborted = stage.marks(begun, "abort")[0].at
-    stage.watch.until(lambda: stage.watch.weight() == 0, 15, "weight 0")
-    weights = stage.weights(begun)
-    hold(max(weights, default=0) == (at or 0), f"the weights were {weights}")
-
-    # Git tells the truth again, by itself, and says why.
-    stage.watch.until(lambda: stage.loop.runs("prod").digest == before, 60, "the revert in git")
-    sha, body = revert_of(shipped.digest)
-    hold(reason in body, f"the revert's reason does not say {reason!r}: {body}")
-    stage.watch.until(stage.rests, 90, "the version before is all that runs")
-    stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == forge.main(), 60, "Argo CD says that it is synced"
-    )
-
-    # Who was not sent to it noticed nothing: nothing failed before the first one was, nor after the last.
-    version = shipped.version
-    theirs = [answer for answer in stage.traffic.between(begun) if answer.version == version]
-    hold(at != 0 or not theirs, f"{len(theirs)} users were sent to it")
-    rise = [mark.at for mark in stage.marks(begun, "weight")] or [answer.at for answer in theirs] or [aborted]
-    fall = [mark.at for mark in stage.marks(begun, "weight") if mark.text.startswith("0 ")] or [aborted]
-    calm = [*stage.traffic.between(begun, rise[0] - 1), *stage.traffic.between(fall[-1] + 3)]
-    hold(bool(calm), "there were no users")
-    hold(all(answer.good for answer in calm), f"stable's users were not served: {failures(calm, begun)}")
-    nothing_lost(stage, begun)
-    seconds = round(fall[-1] - theirs[0].at, 1) if theirs else None
-    return Outcome(TAKEN_BACK, seconds, bad(stage, begun), sha[:10])
-
-
-def reach(stage: Stage, weight: int, since: float) -> None:
-    """Wait until the canary has that weight."""
-    stage.watch.until(lambda: weight in stage.weights(since), 120, f"{weight} % for the canary")
-    time.sleep(3)
-
-
-def served_by(stage: Stage, shipped: Shipped) -> bool:
-    """Whether all users have been served by that version for the last two seconds."""
-    versions = {answer.version for answer in stage.traffic.between(time.time() - 2)}
-    return stage.all_served() and versions == {shipped.version}
-
-
-def nothing_lost(stage: Stage, since: float) -> None:
-    """Raise ClusterError unless each prediction that a user got is in the log of prod, within a minute."""
-    ids = [answer.request_id for answer in stage.traffic.between(since) if answer.request_id]
-    query = "SELECT count(*) FROM seen LEFT JOIN predictions ON request_id = seen.id WHERE predictions.id IS NULL;"
-    script = "\n".join(["CREATE TEMP TABLE seen (id text);", "COPY seen FROM stdin;", *ids, "\\.", query, ""])
-    psql = ("psql", "--username=iris", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1")
-
-    def missing() -> str | None:
-        command = ("kubectl", "exec", "--stdin", "--namespace=database", "postgres-0", "--", *psql)
-        count = machine.run(*command, stdin=script).strip()
-        return None if count == "0" else f"{count} of {len(ids)} predictions are not in the log"
-
-    hold(bool(ids), "there were no users")
-    wait_for(missing, 60, lambda _: None)
-
-
-def revert_of(digest: str) -> tuple[str, str]:
-    """Return the commit that took an image back in prod, and what it says. Raises WrongError without."""
-    arguments = (
-        "log",
-        "--format=%H",
-        f"--grep={REJECTED}: {digest}",
-        "--max-count=1",
-        "main",
-        "--",
-        "overlays/prod",
-    )
-    sha = forge_git(*arguments)
-    hold(bool(sha), "git was not reverted")
-    return sha, forge_git("show", "--no-patch", "--format=%B", sha)
-
-
-def forge_git(*arguments: str) -> str:
-    """Return what a git command says about the cluster's repository."""
-    command = ["git", f"--git-dir={forge.repository()}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def bad(stage: Stage, since: float) -> int:
-    """Return how many users got something else than the right answer."""
-    return len([answer for answer in stage.traffic.between(since) if not answer.good])
-
-
-def hold(true: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
-    """Raise WrongError unless it is true."""
-    if not true:
-        raise WrongError(otherwise)
-
-
-def failures(answers: list[Answer], since: float) -> str:
-    """Return which answers were not good, and when; no more than ten."""
-    failed = [answer for answer in answers if not answer.good]
-    return ", ".join(f"{answer.status} after {answer.at - since:.1f} s" for answer in failed[:10])
+    play: Callable[[Stage], Outcome]
 
 
 def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
@@ -434,14 +202,14 @@ def killed(what: str) -> Callable[[Stage], Outcome]:
 
 def a_forged_event(stage: Stage) -> Outcome:
     """Somebody tells the forge, with its token or without, that what runs well was aborted: git stays as it is."""
-    begun, head = time.time(), forge_git("rev-parse", "main")
+    begun, head = time.time(), forge.main()
     image = stage.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
     payload = {"namespace": "iris-prod", "rollout": "iris", "image": image}
     message = json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
     answers = [_tell_forge(message, token) for token in ("", "guessed", secrets.token())]
     hold(answers == ["401", "401", "204"], f"the forge has answered {answers}")
     time.sleep(5)
-    hold(forge_git("rev-parse", "main") == head, "git was changed")
+    hold(forge.main() == head, "git was changed")
     hold(stage.rests(), "the rollout was changed")
     return Outcome("nothing changed", None, bad(stage, begun), "")
 

@@ -57,15 +57,14 @@ class Watch:
             process.kill()
             process.wait()
 
-    def until(self, true: Callable[[], bool], seconds: float, what: str) -> float:
-        """Wait until something is true and return the time. Raises ClusterError with what has not become true."""
+    def until(self, true: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait until something is true. Raises ClusterError with what has not become true."""
         deadline = time.time() + seconds
         with self._changed:
             while not true():
                 if time.time() > deadline:
                     raise ClusterError(f"after {seconds:.0f} s: {what} has not come about; prod: {self.state()}")
                 self._changed.wait(0.5)
-        return time.time()
 
     def rollout(self, environment: str) -> Kind:
         """Return the Rollout of an environment, empty when there is none."""
@@ -82,15 +81,11 @@ class Watch:
 
     def weight(self) -> int:
         """Return the percentage of the users that the canary gets in prod."""
-        split = self._objects.get(("TraefikService", "iris-prod", "iris"))
-        services = split["spec"]["weighted"]["services"] if split else []
-        return next((service["weight"] for service in services if service["name"] == "iris-canary"), 0)
+        return _weight(self._objects.get(("TraefikService", "iris-prod", "iris"), {}))
 
     def synced(self, application: str) -> str:
         """Return the commit that an application is as, empty when it is not as any."""
-        status = self._objects.get(("Application", "argocd", application), {}).get("status", {})
-        sync = status.get("sync", {})
-        return str(sync.get("revision", "")) if sync.get("status") == "Synced" else ""
+        return _synced(self._objects.get(("Application", "argocd", application), {}))
 
     def argo_cd(self) -> str:
         """Return in one line what Argo CD says of prod."""
@@ -154,7 +149,7 @@ class Watch:
     def _sample(self) -> None:
         """Take a sample every second, and see what the forge commits."""
         counted = 0
-        head = _main()
+        head = forge.main()
         while not self._over.wait(1):
             now = time.time()
             new = self.traffic.answers[counted:]
@@ -173,9 +168,9 @@ class Watch:
                     bad=len(new) - len(good),
                 )
             )
-            if (latest := _main()) != head:
+            if (latest := forge.main()) != head:
                 head = latest
-                subject = _git("log", "-1", "--format=%s", head)
+                subject = forge.git("log", "-1", "--format=%s", head)
                 taken_back = "taken back" in subject
                 kind: Literal["revert", "commit"] = "revert" if taken_back else "commit"
                 self.marks.append(Mark(now, kind, f"{head[:10]} {subject}", False if taken_back else None))
@@ -187,29 +182,31 @@ def _differences(before: Kind, after: Kind) -> Iterator[Mark]:
     """Yield what has changed in an object, where a person who watches would want to know."""
     now = time.time()
     yield from {
-        "TraefikService": _weight,
+        "TraefikService": _reweighted,
         "Application": _sync,
         "AnalysisRun": _measurements,
         "Rollout": _phase,
     }[after["kind"]](before, after, now)
 
 
-def _weight(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
-    def weight(item: Kind) -> int | None:
-        services = item["spec"]["weighted"]["services"] if item else []
-        return next((service["weight"] for service in services if service["name"] == "iris-canary"), None)
+def _weight(split: Kind) -> int:
+    services = split["spec"]["weighted"]["services"] if split else []
+    return next((service["weight"] for service in services if service["name"] == "iris-canary"), 0)
 
-    if before and weight(before) != weight(after):
-        yield Mark(now, "weight", f"{weight(after)} % to the new version")
+
+def _reweighted(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
+    if before and _weight(before) != _weight(after):
+        yield Mark(now, "weight", f"{_weight(after)} % to the new version")
+
+
+def _synced(application: Kind) -> str:
+    sync = application.get("status", {}).get("sync", {})
+    return str(sync.get("revision", "")) if sync.get("status") == "Synced" else ""
 
 
 def _sync(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
-    def revision(item: Kind) -> str:
-        sync = item.get("status", {}).get("sync", {})
-        return str(sync.get("revision", "")) if sync.get("status") == "Synced" else ""
-
-    if before and revision(after) and revision(before) != revision(after):
-        yield Mark(now, "sync", f"Argo CD: prod is as {revision(after)[:10]}")
+    if before and _synced(after) and _synced(before) != _synced(after):
+        yield Mark(now, "sync", f"Argo CD: prod is as {_synced(after)[:10]}")
 
 
 def _measurements(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
@@ -262,12 +259,3 @@ def _numbers() -> dict[tuple[str, str], float]:
         numbers = {(one["metric"]["__name__"], one["metric"]["service"]): float(one["value"][1]) for one in found}
         return {key: value for key, value in numbers.items() if value == value}  # noqa: PLR0124 - NaN is no number
     return {}
-
-
-def _main() -> str:
-    return _git("rev-parse", "main")
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", f"--git-dir={forge.repository()}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
