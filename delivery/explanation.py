@@ -15,6 +15,7 @@ from delivery.repository import Commit, Repository
 MEASURED = {
     "server-errors": "server errors, as its own pods counted them",
     "router-errors": "server errors, as the router saw them",
+    "router-unserved": "requests for which there was no pod",
     "latency-p95": "95 of 100 answers took at most, by its own pods",
     "router-latency-p95": "95 of 100 answers took at most, by the router",
 }
@@ -134,7 +135,7 @@ def _value(name: str, measurement: Kind) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{100 * value:.3g} %" if name.endswith("errors") else f"{value:.3g} s"
+    return f"{value:.3g} s" if name.endswith("p95") else f"{100 * value:.3g} %"
 
 
 def _waiting(pods: list[Kind]) -> Iterator[str]:

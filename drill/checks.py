@@ -66,18 +66,22 @@ def taken_back(
     reason: str,
     options: tuple[str, ...] = (),
     during: Callable[[], None] | None = None,
+    spared: float = 0.85,
 ) -> Outcome:
-    """Ship a bad release and see it taken back, at that weight and for that reason, and git with it."""
+    """Ship a bad release and see it taken back, at that weight and for that reason, and git with it.
+
+    `spared` is the least part of the requests that are answered well while it has 10 % of them.
+    """
     before, begun = stage.loop.runs("prod"), time.time()
     stage.loop.ship(shipped, *options)
     if during:
         reach(stage, at or 0, begun)
         during()
-    return see_taken_back(stage, shipped, before.digest, begun, at, reason)
+    return see_taken_back(stage, shipped, before.digest, begun, at, reason, spared)
 
 
 def see_taken_back(
-    stage: Stage, shipped: Shipped, before: str, begun: float, at: int | None, reason: str
+    stage: Stage, shipped: Shipped, before: str, begun: float, at: int | None, reason: str, spared: float = 0.85
 ) -> Outcome:
     """See a release that was committed taken back, and the release `before` in its place again.
 
@@ -108,6 +112,10 @@ def see_taken_back(
     calm = [*stage.traffic.between(begun, rise[0] - 1), *stage.traffic.between(fall[-1] + 3)]
     hold(bool(calm), "there were no users")
     hold(all(answer.good for answer in calm), f"stable's users were not served: {failures(calm, begun)}")
+    if at == 10:
+        shared = stage.traffic.between(rise[0], fall[-1])
+        well = sum(answer.good for answer in shared) / len(shared)
+        hold(well >= spared, f"only {100 * well:.0f} % were served at 10 %: {failures(shared, begun)}")
     nothing_lost(stage, begun)
     seconds = round(fall[-1] - theirs[0].at, 1) if theirs else None
     return Outcome(TAKEN_BACK, seconds, bad(stage, begun), sha[:10])

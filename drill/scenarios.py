@@ -195,7 +195,9 @@ def killed(what: str) -> Callable[[Stage], Outcome]:
             )
             hold("deleted" in done, "there was nothing to kill")
 
-        return taken_back(stage, stage.faulty("errors-30"), at=10, reason=COUNTED, during=kill)
+        # Without its router nobody is served, until there is another one.
+        spared = 0.5 if what == "the router" else 0.85
+        return taken_back(stage, stage.faulty("errors-30"), at=10, reason=COUNTED, during=kill, spared=spared)
 
     return play
 

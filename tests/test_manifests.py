@@ -289,7 +289,7 @@ def test_git_holds_no_secret_and_no_right_to_everything() -> None:
 
 def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]]) -> None:
     slo = _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]
-    assert len(slo) == 4
+    assert len(slo) == 5
     steps = _named(rendered["prod"], "Rollout")["iris"]["spec"]["strategy"]["canary"]["steps"]
     gates = [step["analysis"] for step in steps if "slo" in str(step.get("analysis"))]
     asked = [{arg["name"]: arg.get("value") for arg in gate["args"]}["measurements"] for gate in gates]
@@ -302,7 +302,7 @@ def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]
         number = "len(result) == 1 && !isNaN(result[0]) && result[0]"
         assert metric["successCondition"] == f"{number} <= {limit}"
         assert metric["failureCondition"] == f"{number} > {limit}"
-        assert float(limit) == (0.01 if "errors" in metric["name"] else 0.5)
+        assert float(limit) == {"errors": 0.01, "unserved": 0.001, "p95": 0.5}[metric["name"].rpartition("-")[2]]
         assert metric["count"] >= metric["inconclusiveLimit"]
         assert metric["consecutiveSuccessLimit"] == "{{args.measurements}}"
         assert metric["consecutiveErrorLimit"] * 10 >= 60  # seconds for which Prometheus may be away
@@ -331,11 +331,12 @@ def test_a_gate_reads_recorded_numbers_alone(rendered: dict[str, list[Object]]) 
     for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
         query = metric["provider"]["prometheus"]["query"]
         found = re.fullmatch(
-            r'([\w:]+)\{namespace="\{\{args\.namespace\}\}", (\w+)="\{\{args\.(hash|service)\}\}"\}', query
+            r'([\w:]+)\{namespace="\{\{args\.namespace\}\}"(, (\w+)="\{\{args\.(hash|service)\}\}")?\}', query
         )
         assert found, query
         read.add(found[1])
-    assert read == {f"{view}:{number}" for view in ("iris", "router") for number in NUMBERS}
+    both = {f"{view}:{number}" for view in ("iris", "router") for number in NUMBERS}
+    assert read == {*both, "router:unserved_ratio"}
     assert read <= recorded
 
 
