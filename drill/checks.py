@@ -1,5 +1,6 @@
 """What has to be true of a release that is promoted, and of one that is taken back."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -85,7 +86,7 @@ def see_taken_back(
 ) -> Outcome:
     """See a release that was committed taken back, and the release `before` in its place again.
 
-    `at` is the most that it has of the users, None where there are no shares.
+    `at` is the most that it has of the users, None where there are no shares; `reason` is a regular expression.
     """
     stage.watch.until(lambda: bool(stage.marks(begun, "abort", "promoted")), 420, "the verdict")
     hold(not stage.marks(begun, "promoted"), "it was promoted")
@@ -97,7 +98,7 @@ def see_taken_back(
     # Git tells the truth again, by itself, and says why.
     stage.watch.until(lambda: stage.loop.runs("prod").digest == before, 60, "the revert in git")
     sha, body = revert_of(shipped.digest)
-    hold(reason in body, f"the revert's reason does not say {reason!r}: {body}")
+    hold(bool(re.search(reason, body)), f"the revert's reason does not say {reason!r}: {body}")
     stage.watch.until(stage.rests, 90, "the version before is all that runs")
     stage.watch.until(
         lambda: stage.watch.synced("iris-prod") == forge.main(), 60, "Argo CD says that it is synced"
