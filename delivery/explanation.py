@@ -93,7 +93,7 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
 
 def _who_had_it(rollout: Kind, run: Kind) -> str:
     if "blueGreen" in rollout["spec"]["strategy"]:
-        before = run["metadata"]["labels"].get("rollout-type") == "PrePromotionRun"
+        before = run["metadata"]["labels"].get("rollout-type") == "PrePromotion"
         return "before any user was sent to it" if before else "with all users"
     weight = weight_at(rollout, _step(run))
     return f"with {weight} % of the users" if weight else "before any user was sent to it"
@@ -156,7 +156,7 @@ def _waiting(pods: list[Kind]) -> Iterator[str]:
 def _users(environment: str, rollout: Kind, runs: list[Kind], when: datetime) -> str:
     """Say how many requests of users met the release, as the router counted them until just then."""
     if "blueGreen" in rollout["spec"]["strategy"]:
-        switched = any(run["metadata"]["labels"].get("rollout-type") == "PostPromotionRun" for run in runs)
+        switched = any(run["metadata"]["labels"].get("rollout-type") == "PostPromotion" for run in runs)
         return f"Users: {'all had it from the switch on until then' if switched else 'none was sent to it'}."
     if not runs:
         return "Users: none was sent to it."
