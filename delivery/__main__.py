@@ -119,10 +119,14 @@ def history(environment: Environment) -> None:
             stay.release.digest[:19],
             f"{stay.since:%Y-%m-%d %H:%M}",
             f"{stay.until:%Y-%m-%d %H:%M}" if stay.until else "now",
-            stay.brought_by,
-            stay.left.splitlines()[0] if stay.left else "",
+            stay.brought_by.partition(" <")[0],
+            stay.in_short,
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140  # there is no window that it would have to fit
+    console.print(table)
+    typer.echo(f"next: python -m delivery why {environment}")
 
 
 def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> None:

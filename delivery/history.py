@@ -21,6 +21,17 @@ class Stay(NamedTuple):
     left: str
     rejected: bool
 
+    @property
+    def in_short(self) -> str:
+        """Why it left, in one line: of a verdict, the number beyond its limit, or what it begins with."""
+        if not self.rejected:
+            return self.left
+        lines = [line for line in self.left.splitlines() if line]
+        beyond = [line for line in lines if line.startswith("  no  ")]
+        verdict = 2 if "was taken back from" in lines[0] else 0  # after what it was, and who shipped it
+        said = beyond[0].removeprefix("  no  ").rstrip(":") if beyond else lines[min(verdict, len(lines) - 1)]
+        return f"taken back: {said}"
+
 
 def history(repository: Repository, environment: str) -> list[Stay]:
     """Return the releases of an environment, newest first."""

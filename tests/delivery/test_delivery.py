@@ -137,8 +137,28 @@ def test_history_tells_who_brought_what_and_why_it_left(repository: Repository) 
     assert told[0].until is None
     assert (told[1].left, told[1].rejected) == ("P95 was 0.8 s.", True)
     assert told[2].left == f"followed by model 3 ({THREE[:19]})"
+    assert told[1].in_short == "taken back: P95 was 0.8 s."
+    assert told[2].in_short == told[2].left
     assert {stay.brought_by for stay in told} == {"Ada <ada@example.org>"}
     assert all(later.since >= earlier.since for later, earlier in pairwise(told))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "in_short"),
+    [
+        (
+            "Measured with 10 %:\n  ok  P95: 0.1 s\n  no  errors: 30 %, the limit is 1 %",
+            "errors: 30 %, the limit is 1 %",
+        ),
+        ("Measured:\n  no  its answers to recorded questions:\n  | class 1", "its answers to recorded questions"),
+        ("It was not ready within its 60 seconds.\nIt crashed.", "It was not ready within its 60 seconds."),
+    ],
+)
+def test_history_tells_a_verdict_in_a_line(repository: Repository, verdict: str, in_short: str) -> None:
+    _three_releases(repository)
+    head = "model 3 was taken back from prod at noon.\n\nShipped by Ada in 12ab: prod: model 3\n\n"
+    _do(repository, changes.revert(repository, "prod", head + verdict))
+    assert history(repository, "prod")[1].in_short == f"taken back: {in_short}"
 
 
 def test_a_persons_edit_is_no_release_and_no_way_back(repository: Repository) -> None:
