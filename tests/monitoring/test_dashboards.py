@@ -1,0 +1,166 @@
+"""The dashboards: valid for Grafana as far as its published schema says, and each panel of the service shows data.
+
+Panels of router and rollout need a cluster; the drill holds those (drill/scenarios.py), and every other once more.
+"""
+
+import json
+import math
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from cluster import programs
+from drill.dashboards import FOLDER, answer, numbers, queries
+from local.postgres import temporary
+from tests.running import ROOT, RunningService, free_port, wait_until
+
+BOARDS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
+PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board["panels"]]
+IN_A_CLUSTER = re.compile(r"\b(router:|rollout_|analysis_run_|ALERTS)\w*")
+
+
+def _dropped(written: Any, read: Any, where: str = "") -> Iterator[str]:
+    """Yield what the schema does not know, or knows otherwise; what it adds are defaults."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        for key, value in written.items():
+            yield from _dropped(value, read[key], f"{where}.{key}") if key in read else (f"{where}.{key}",)
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        for number, (one, other) in enumerate(zip(written, read, strict=True)):
+            yield from _dropped(one, other, f"{where}[{number}]")
+    elif written != read:
+        yield where
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_grafanas_own_model_of_a_dashboard_knows_all_that_is_written(name: str) -> None:
+    plugins.register_default_plugins()
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(BOARDS[name])))
+    assert list(_dropped(BOARDS[name], read)) == []
+
+
+@pytest.mark.parametrize(("place", "key"), [("", "titel"), (".panels", "optoins"), (".options", "colourMode")])
+def test_what_that_model_does_not_know_is_seen(place: str, key: str) -> None:
+    plugins.register_default_plugins()
+    board = json.loads(json.dumps(BOARDS["service"]))
+    panel = board["panels"][-1]
+    {"": board, ".panels": panel, ".options": panel["options"]}[place][key] = "x"
+    read = json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+    assert [where.rpartition(".")[2] for where in _dropped(board, read)] == [key]
+
+
+def test_dashboards_and_panels_can_be_told_apart_and_are_explained() -> None:
+    assert len({board["uid"] for board in BOARDS.values()}) == len(BOARDS)
+    for board in BOARDS.values():
+        panels = board["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels)
+        assert len({panel["title"] for panel in panels}) == len(panels)
+        assert {link["url"].rpartition("/")[2] for link in board["links"]} == {
+            other["uid"] for other in BOARDS.values() if other is not board
+        }
+        for one, other in combinations([panel["gridPos"] for panel in panels], 2):
+            beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+            above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+            assert beside or above
+    for _, panel in PANELS:
+        assert panel["description"]
+        assert panel["datasource"]["uid"] == "prometheus"
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+        assert panel["type"] == "table" or all(target["legendFormat"] for target in panel["targets"])
+
+
+def test_limits_are_drawn_where_the_gates_have_them() -> None:
+    slo = yaml.safe_load((ROOT / "manifests/iris/analysistemplate-slo.yaml").read_text())
+    limits = {
+        metric["name"].rpartition("-")[2]: float(metric["successCondition"].rpartition(" ")[2])
+        for metric in slo["spec"]["metrics"]
+    }
+    for _, panel in PANELS:
+        steps = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])
+        if "taken back" in panel["description"] and len(steps) > 1:
+            assert steps[1]["value"] == limits["errors" if "error" in panel["title"].lower() else "p95"]
+
+
+def test_every_panel_of_the_service_shows_data_in_all_its_states(model: Path, tmp_path: Path) -> None:
+    with (
+        temporary() as postgres,
+        RunningService(model, postgres.url, tmp_path / "journal") as service,
+        _prometheus(service, tmp_path) as url,
+    ):
+        begun = time.time()
+        time.sleep(3)  # nobody asks anything
+        _ask(service)
+        postgres.stop()
+        _ask(service)
+        postgres.start()
+        service.wait_shipped()
+        time.sleep(35)  # nobody asks any more: rates go to zero, ratios have no requests
+        shown = {query: numbers(answer(url, query, begun, time.time(), 1)) for query in queries()}
+
+    here = {query: found for query, found in shown.items() if not IN_A_CLUSTER.search(query.expression)}
+    assert len(here) >= 15
+    assert [query.name for query, found in here.items() if not found] == []
+    assert [query.name for query, found in shown.items() if any(map(math.isnan, found))] == []
+    waited = next(found for query, found in here.items() if query.expression.startswith("iris_journal_depth"))
+    assert max(waited) > 0
+    # What needs a cluster is not here: it would be proven nowhere if it were.
+    assert not any(found for query, found in shown.items() if query not in here)
+
+
+def _ask(service: RunningService) -> None:
+    """Ask for 8 s, well and badly."""
+    end = time.monotonic() + 8
+    while time.monotonic() < end:
+        assert service.predict().status_code == 200
+        assert service.predict([5.9, 3.0, 5.1, 1.8]).status_code == 200
+        assert service.predict("nonsense").status_code == 422
+        time.sleep(0.02)
+
+
+@contextmanager
+def _prometheus(service: RunningService, folder: Path) -> Iterator[str]:
+    """Yield the address of a Prometheus with the rules of the repository, which scrapes the service."""
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ROOT / "monitoring/rules.yml")],
+        "scrape_configs": [
+            {"job_name": "iris", "static_configs": [{"targets": [service.url.removeprefix("http://")]}]}
+        ],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(config))
+    port = free_port()
+    command: list[str | Path] = [
+        programs.folder("prometheus", print) / "prometheus",
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/tsdb",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "prometheus.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _is_ready(url) or process.poll() is not None, "Prometheus to be ready")
+        assert process.poll() is None, (folder / "prometheus.log").read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=1) as response:  # noqa: S310 - http
+            return bool(response.status == 200)
+    except OSError:
+        return False
