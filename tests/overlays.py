@@ -1,6 +1,6 @@
 """The overlays as they would be applied: a copy of the manifests with a release in each environment.
 
-`argocd` is what Argo CD is told; with `local`, as this machine's cluster has it. `nothing` is prod without a release.
+`argocd` is what Argo CD is told; with `local`, as this machine's cluster has it. `nothing` is prod with none.
 """
 
 import json

@@ -134,7 +134,7 @@ def test_the_reference_is_training_rows_and_answers_to_rows_that_were_not_seen(
     assert sum(abs(np.array(reference["predictions"]) - np.bincount(y))) <= 2 * wrong
     # Surer of itself where it was fitted: what traffic must not be compared with.
     fitted = evaluations[algorithm].model.predict_proba(x).max(axis=1)
-    assert np.mean(reference["probabilities"]) < fitted.mean()
+    assert np.mean(reference["probabilities"]) < fitted.mean() - 0.001
     assert reference == model_folder.reference(evaluations[algorithm], iris)
 
 
