@@ -26,6 +26,11 @@ patches: # there is no image to run
       apiVersion: autoscaling/v2
       kind: HorizontalPodAutoscaler
       metadata: {name: iris}
+  - patch: |
+      $patch: delete
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: iris-drift}
 """
 TEMPLATE = """\
 # Written by `python -m delivery`, never by a person: what runs here.

@@ -6,13 +6,14 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
+from sklearn.base import clone
 
 from pipeline.data import CLASSES, FEATURES, Iris
 from pipeline.errors import PipelineError
-from pipeline.evaluation import Evaluation
+from pipeline.evaluation import Evaluation, folds
 from pipeline.onnx_export import TOLERANCE, answer, as_float32
 
 MODEL, DOCUMENT = "model.onnx", "model.json"
@@ -39,6 +40,14 @@ class Golden(TypedDict):
     probability: float
 
 
+class Reference(TypedDict):
+    """What traffic is compared with: training rows, and answers to them by models that had not seen them."""
+
+    features: list[list[float]]  # [4, 120] values in cm, ascending
+    predictions: list[int]  # [3] answers by class
+    probabilities: list[float]  # [120] of the answers, ascending
+
+
 class Facts(TypedDict):
     """What is known of a model before the registry numbers it."""
 
@@ -49,6 +58,7 @@ class Facts(TypedDict):
     metrics: dict[str, float]  # on the test rows
     libraries: dict[str, str]
     golden: list[Golden]
+    reference: NotRequired[Reference]  # older versions have none
 
 
 class Document(TypedDict):
@@ -64,6 +74,7 @@ class Document(TypedDict):
     metrics: dict[str, float]
     libraries: dict[str, str]
     golden: list[Golden]
+    reference: NotRequired[Reference]  # older versions have none
 
 
 def facts(evaluation: Evaluation, iris: Iris, onnx: bytes) -> Facts:
@@ -76,6 +87,7 @@ def facts(evaluation: Evaluation, iris: Iris, onnx: bytes) -> Facts:
         metrics=evaluation.test._asdict(),
         libraries={"python": python_version()} | {name: version(name) for name in LIBRARIES},
         golden=golden(evaluation, iris),
+        reference=reference(evaluation, iris),
     )
 
 
@@ -88,6 +100,23 @@ def golden(evaluation: Evaluation, iris: Iris) -> list[Golden]:
         Golden(features=row.tolist(), prediction=int(label), probability=float(probability[label]))
         for row, label, probability in zip(rows, labels, probabilities, strict=True)
     ]
+
+
+def reference(evaluation: Evaluation, iris: Iris) -> Reference:
+    """Return the training rows by feature, and what clones of the model answer to the fold that they did not see.
+
+    On the rows that it was fitted on the model is surer of itself than it will ever be again, and the 30 test rows
+    alone would let a large shift pass for chance.
+    """
+    x, y = iris.features[iris.train_rows], iris.labels[iris.train_rows]
+    probabilities = np.empty((len(x), len(CLASSES)))
+    for rest, held in folds(x, y):
+        probabilities[held] = clone(evaluation.model).fit(x[rest], y[rest]).predict_proba(as_float32(x[held]))
+    return Reference(
+        features=np.sort(x, axis=0).T.tolist(),
+        predictions=np.bincount(probabilities.argmax(axis=1), minlength=len(CLASSES)).tolist(),
+        probabilities=np.sort(probabilities.max(axis=1)).tolist(),
+    )
 
 
 def digest(onnx: bytes) -> str:

@@ -57,6 +57,14 @@ SELECT id, request_id, model_name, model_version, array_to_string(features, ' ')
        probability, latency_ms, timestamp, created_at
 FROM predictions ORDER BY id DESC LIMIT %s
 """
+# A version has one request in ten while it is the canary: so much further back its rows are looked for, and no
+# further, because they may be nowhere in a long log.
+NEWEST_OF_VERSION = """
+SELECT features, prediction, probability
+FROM (SELECT * FROM predictions ORDER BY id DESC LIMIT 10 * %(rows)s) AS newest
+WHERE model_name = %(name)s AND model_version = %(version)s
+ORDER BY id DESC LIMIT %(rows)s
+"""
 BY_REQUEST_ID = """
 SELECT request_id, model_name, model_version, features, prediction, probability, latency_ms
 FROM predictions WHERE request_id = ANY(%s)
@@ -75,6 +83,21 @@ def connect(url: str) -> psycopg2.extensions.connection:
         connection.close()
         raise
     return connection
+
+
+def newest_of(url: str, name: str, version: str, rows: int) -> list[tuple[list[float], int, float]]:
+    """Return (features, prediction, probability) of a version's newest `rows`, fewer where they lie far back.
+
+    Nothing can be written, and no table is created. Raises psycopg2.Error.
+    """
+    connection = psycopg2.connect(url, application_name="iris-drift", tcp_user_timeout=10_000)
+    try:
+        connection.set_session(readonly=True)
+        with connection.cursor() as cursor:
+            cursor.execute(NEWEST_OF_VERSION, {"name": name, "version": version, "rows": rows})
+            return cursor.fetchall()
+    finally:
+        connection.close()
 
 
 def bound_waits() -> Callable[[], None]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from service.model import Feature
+from service.facts import Feature
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_ROWS = 1000

@@ -15,7 +15,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseModel):
-    """What the service is told by its environment: `IRIS_<FIELD>` each, and the conventional DATABASE_URL."""
+    """What both processes are told by the environment: `IRIS_<FIELD>` each, and the conventional DATABASE_URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -39,6 +39,10 @@ class Settings(BaseModel):
     """Address to listen on."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
+    drift_window: int = Field(default=1000, ge=100, le=10_000)
+    """For `python -m service.drift`: newest predictions of the model's version that are compared."""
+    drift_seconds: float = Field(default=30.0, ge=1.0, le=3600.0)
+    """For `python -m service.drift`: from one comparison to the next (seconds)."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """DEBUG also writes a line for each answered request."""
 

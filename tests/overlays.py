@@ -1,6 +1,6 @@
 """The overlays as they would be applied: a copy of the manifests with a release in each environment.
 
-`argocd` is what Argo CD is told; with `local`, as this machine's cluster has it.
+`argocd` is what Argo CD is told; with `local`, as this machine's cluster has it. `nothing` is prod with none.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cluster import programs
 from delivery import changes
-from delivery.release import Release
+from delivery.release import COMPONENT, NOTHING, Release
 from tests.running import ROOT
 
 RELEASE = Release(
@@ -28,6 +28,7 @@ BUILT = {
     "monitoring": "monitoring",
     "argocd": "manifests/argocd",
     "blue-green": "blue-green",
+    "nothing": "overlays/nothing",
     "local prod": "cluster/prod",
     "local argocd": "cluster/argocd",
 }
@@ -40,6 +41,8 @@ def render(copy: Path) -> dict[str, str]:
     for environment in ("dev", "prod"):
         for name, text in RELEASE.files().items():
             (copy / changes.folder(environment) / name).write_text(text)
+    shutil.copytree(copy / "overlays/prod", copy / "overlays/nothing")
+    (copy / "overlays/nothing/release" / COMPONENT).write_text(NOTHING)
     (copy / "blue-green").mkdir()
     (copy / "blue-green/kustomization.yaml").write_text(BLUE_GREEN)
     return {name: _build(copy / folder) for name, folder in BUILT.items()}

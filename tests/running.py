@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psycopg2
@@ -24,11 +24,19 @@ START_SECONDS = 30.0  # generous: machines are shared; every wait here is on a c
 class RunningService:
     """`python -m service` with the given environment; as a context manager it is ready inside the block.
 
-    `prefix` is the start of its command line: what puts the process into another namespace.
+    `prefix` is the start of its command line: what puts the process into another namespace. `module` is another
+    process of the same image.
     """
 
     def __init__(
-        self, model: Path, database_url: str, journal: Path, *, prefix: Sequence[str] = (), **settings: str
+        self,
+        model: Path,
+        database_url: str,
+        journal: Path,
+        *,
+        prefix: Sequence[str] = (),
+        module: str = "service",
+        **settings: str,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -41,16 +49,14 @@ class RunningService:
             **{f"IRIS_{name.upper()}": value for name, value in settings.items()},
         )
         self.client = httpx.Client(base_url=self.url, timeout=30)
-        self.prefix = prefix
+        self.command = [*prefix, sys.executable, "-m", module]
         self.process: subprocess.Popen[bytes] | None = None
         self.log = journal.parent / f"{journal.name}.log"
 
     def start(self) -> None:
         """Start the process and wait until it is ready; an AssertionError shows what it printed."""
         with self.log.open("a") as log:
-            process = self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "service"], cwd=ROOT, env=self.environ, stderr=log
-            )
+            process = self.process = subprocess.Popen(self.command, cwd=ROOT, env=self.environ, stderr=log)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and process.poll() is None:
             try:
@@ -90,7 +96,7 @@ class RunningService:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
-    def __enter__(self) -> "RunningService":
+    def __enter__(self) -> Self:
         self.start()
         return self
 

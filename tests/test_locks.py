@@ -85,7 +85,7 @@ def test_the_image_holds_exactly_what_serving_needs() -> None:
         closure.add(name)
         ahead += [need for need in map(Requirement, requires(name) or []) if _is_needed(need)]
     assert _pins(SERVING).keys() == closure
-    assert not closure & {"mlflow", "scikit-learn", "scipy", "pandas", "onnx", "skl2onnx", "matplotlib", "pytest"}
+    assert not closure & {"mlflow", "scikit-learn", "pandas", "onnx", "skl2onnx", "matplotlib", "pytest"}
 
 
 def _is_needed(requirement: Requirement) -> bool:

@@ -4,6 +4,7 @@ import math
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from cluster import programs
 from delivery.release import IMAGE
 from tests.overlays import BUILT, RELEASE, render
 from tests.phase import phases
-from tests.running import ROOT, RunningService
+from tests.running import ROOT, SETOSA, RunningService, wait_until
 from tests.schemas import problems
 
 Object = dict[str, Any]
@@ -124,11 +125,11 @@ def test_every_selector_selects_a_pod(rendered: dict[str, list[Object]], environ
     selectors += [
         item["spec"]["selector"]["matchLabels"]
         for item in objects
-        if item["kind"] in {"PodDisruptionBudget", "Rollout", "StatefulSet"}
+        if item["kind"] in {"PodDisruptionBudget", "Rollout", "StatefulSet", "Deployment"}
     ]
     found = re.findall(r"'podSelector': \{'matchLabels': (\{[^}]*\})", str(_named(objects, "NetworkPolicy")))
     selectors += [yaml.safe_load(text) for text in found if "k8s-app" not in text]
-    assert len(selectors) >= 7
+    assert len(selectors) >= 9
     for selector in selectors:
         assert any(selector.items() <= candidate.items() for candidate in labels), selector
     ports = {
@@ -148,7 +149,7 @@ def test_what_runs_is_the_image_of_the_release_by_digest(
         for container in pod["containers"]
         if labels["app.kubernetes.io/component"] != "database"
     }
-    assert images == dict.fromkeys(("iris", "golden"), f"{IMAGE}@{RELEASE.digest}")
+    assert images == dict.fromkeys(("iris", "iris-drift", "golden"), f"{IMAGE}@{RELEASE.digest}")
     rollout = _named(rendered[environment], "Rollout")["iris"]
     assert rollout["spec"]["template"]["metadata"]["annotations"]["model-version"] == "7"
     gate = next(pod for name, _, pod in _pods(rendered[environment]) if name == "golden")
@@ -184,6 +185,48 @@ def test_every_pod_is_restricted_limited_and_without_a_token_it_does_not_need(
             assert pod["terminationGracePeriodSeconds"] > 5 + 2 * 10
         for volume in pod.get("volumes", []):
             assert volume.keys() & {"configMap", "emptyDir", "downwardAPI"}
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_drift_is_measured_beside_what_serves_and_an_image_that_cannot_leaves_the_old_one_at_it(
+    rendered: dict[str, list[Object]], environment: str
+) -> None:
+    objects = rendered[environment]
+    labels = next(labels for name, labels, _ in _pods(objects) if name == "iris-drift")
+    for item in objects:
+        if item["kind"] in {"Service", "PodDisruptionBudget", "Rollout"}:
+            selector = item["spec"]["selector"]
+            assert not selector.get("matchLabels", selector).items() <= labels.items(), item["metadata"]
+    deployment = _named(objects, "Deployment")["iris-drift"]["spec"]
+    assert deployment["replicas"] == 1
+    assert deployment["strategy"] == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "service.drift"]
+    assert {"readinessProbe", "livenessProbe"} <= container.keys()
+    policy = _named(objects, "NetworkPolicy")["drift"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    port = container["ports"][0]["name"]
+    assert policy["ingress"] == [{"from": [monitoring], "ports": [{"port": port}]}]
+    assert policy["egress"] == [{"ports": [{"port": 5432}]}]
+    if environment == "dev":
+        (rule,) = _named(objects, "NetworkPolicy")["database"]["spec"]["ingress"]
+        assert any(peer["podSelector"]["matchLabels"].items() <= labels.items() for peer in rule["from"])
+    jobs = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    for job in jobs:
+        for selector in job["kubernetes_sd_configs"][0].get("selectors", []):
+            name, _, value = selector["label"].partition("=")
+            assert (labels[name] == value) == (job["job_name"] == "iris-drift")
+    assert "iris-drift" in {job["job_name"] for job in jobs}
+
+
+def test_before_the_first_release_nothing_asks_for_an_image_that_is_not_there(
+    rendered: dict[str, list[Object]],
+) -> None:
+    kinds = {item["kind"] for item in rendered["prod"]} - {item["kind"] for item in rendered["nothing"]}
+    assert kinds == {"Rollout", "HorizontalPodAutoscaler", "Deployment"}
+    # The gate's Job is made by a Rollout alone.
+    assert {name for name, _, _ in _pods(rendered["nothing"])} == {"golden"}
 
 
 def test_dev_and_prod_differ_only_where_they_may(rendered: dict[str, list[Object]]) -> None:
@@ -340,17 +383,28 @@ def test_a_gate_reads_recorded_numbers_alone(rendered: dict[str, list[Object]]) 
     assert read <= recorded
 
 
-def test_the_service_exports_every_metric_and_label_that_a_rule_reads(shared_service: RunningService) -> None:
+def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
+    shared_service: RunningService, model: Path, tmp_path: Path
+) -> None:
     assert shared_service.predict().status_code == 200
+    rows = {"features": [SETOSA] * 100}
+    assert shared_service.client.post("/predict/batch", json=rows).status_code == 200
     exported = shared_service.client.get("/metrics").text
+    log = shared_service.environ["DATABASE_URL"]
+    with RunningService(model, log, tmp_path / "drift", module="service.drift", drift_seconds="1") as drift:
+        wait_until(lambda: drift.metric("iris_drift_statistic"), "drift to be measured")
+        exported += drift.client.get("/metrics").text
     rules = (ROOT / "monitoring/rules.yml").read_text()
     read = set(re.findall(r"\b(iris_\w+)", rules))
-    assert read == {"iris_requests_total", "iris_request_latency_seconds_bucket", "iris_predictions_total"}
-    for name, labels in (
-        ("iris_requests_total", ("endpoint", "status")),
-        ("iris_request_latency_seconds_bucket", ("endpoint", "le")),
-        ("iris_predictions_total", ("prediction",)),
-    ):
+    needed = {
+        "iris_requests_total": ("endpoint", "status"),
+        "iris_request_latency_seconds_bucket": ("endpoint", "le"),
+        "iris_predictions_total": ("prediction",),
+        "iris_drift_statistic": ("about", "version"),
+        "iris_drift_limit": ("about", "version"),
+    }
+    assert read == needed.keys()
+    for name, labels in needed.items():
         series = re.findall(rf"^{name}\{{(.*)\}}", exported, re.MULTILINE)
         assert series
         assert all(f'{label}="' in series[0] for label in labels)

@@ -118,6 +118,35 @@ def test_golden_vectors_are_the_test_rows_with_the_answers_of_scikit_learn(
     assert probabilities == pytest.approx(model.predict_proba(rows).max(axis=1), abs=1e-6)
 
 
+@pytest.mark.parametrize("algorithm", Algorithm)
+def test_the_reference_is_training_rows_and_answers_to_rows_that_were_not_seen(
+    iris: Iris, evaluations: dict[Algorithm, Evaluation], algorithm: Algorithm
+) -> None:
+    x, y = iris.features[iris.train_rows], iris.labels[iris.train_rows]
+    reference = model_folder.reference(evaluations[algorithm], iris)
+    assert reference["features"] == [sorted(column) for column in x.T.tolist()]
+    assert sum(reference["predictions"]) == len(reference["probabilities"]) == len(x)
+    assert reference["probabilities"] == sorted(reference["probabilities"])
+    assert reference["probabilities"][0] > 1 / 3
+    assert reference["probabilities"][-1] <= 1
+    # As many of each class as there are, but for the few mistakes that cross-validation counts.
+    wrong = round((1 - evaluations[algorithm].cv.accuracy) * len(x))
+    assert sum(abs(np.array(reference["predictions"]) - np.bincount(y))) <= 2 * wrong
+    # Surer of itself where it was fitted: what traffic must not be compared with.
+    fitted = evaluations[algorithm].model.predict_proba(x).max(axis=1)
+    assert np.mean(reference["probabilities"]) < fitted.mean() - 0.001
+    assert reference == model_folder.reference(evaluations[algorithm], iris)
+
+
+def test_a_version_of_before_there_was_a_reference_is_exported_as_it_is(
+    tmp_path: Path, onnx: bytes, facts: Facts
+) -> None:
+    del facts["reference"]
+    model_folder.verify(onnx, facts["sha256"], facts)
+    model_folder.write(tmp_path / "model", onnx, Document(name="iris", version="1", run_id="ab", **facts))
+    assert "reference" not in json.loads((tmp_path / "model/model.json").read_text())
+
+
 def test_a_model_that_is_what_was_recorded_passes(onnx: bytes, facts: Facts) -> None:
     model_folder.verify(onnx, facts["sha256"], facts)
 

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from service.model import Feature, Model, ModelError
+from service.facts import Feature, ModelError
+from service.model import Model
 
 Document = dict[str, Any]
 KEYS = ["name", "version", "run_id", "algorithm", "sha256", "features", "classes", "golden"]
@@ -31,6 +32,36 @@ def test_the_trained_model_is_served_with_its_facts(model: Path) -> None:
         document[key] for key in ("name", "version", "run_id", "algorithm", "sha256", "classes")
     ]
     assert facts.features == [Feature(**feature) for feature in document["features"]]
+
+
+def test_the_reference_is_read_and_a_folder_without_one_is_served_as_before(model: Path) -> None:
+    document = json.loads((model / "model.json").read_text())
+    reference = Model(model).facts.reference
+    assert reference
+    assert reference.probabilities == document["reference"]["probabilities"]
+    del document["reference"]
+    with _copy(model) as folder:
+        (folder / "model.json").write_text(json.dumps(document))
+        assert Model(folder).facts.reference is None
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("features", lambda columns: columns[:-1]),
+        ("features", lambda columns: [[], *columns[1:]]),
+        ("predictions", lambda counts: counts[:-1]),
+        ("predictions", lambda counts: [counts[0] + 1, *counts[1:]]),
+        ("predictions", lambda counts: [-1, counts[0] + counts[1] + 1, counts[2]]),
+        ("probabilities", lambda probabilities: probabilities[1:]),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(model: Path, part: str, change: Callable[[Any], Any]) -> None:
+    document = json.loads((model / "model.json").read_text())
+    document["reference"][part] = change(document["reference"][part])
+    with _copy(model) as folder:
+        (folder / "model.json").write_text(json.dumps(document))
+        assert "a reference without values for each feature" in _refusal(folder, "model.json")
 
 
 def test_every_golden_row_is_answered_as_before_the_export(model: Path) -> None:
@@ -187,6 +218,7 @@ def test_a_model_for_more_features_is_refused(model: Path) -> None:
         document["features"].append({"name": "x", "min": 0, "max": 1})
         for row in document["golden"]:
             row["features"].append(0.5)
+        document["reference"]["features"].append([0.5])
 
     with _copy(model) as folder:
         with _changed(folder) as document:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.model import Feature
+from service.facts import Feature
 from service.schema import Schema
 
 FEATURES = [Feature("length", 0.0, 12.0), Feature("width", -1.5, 7.0), Feature("height", 3.0, 3.5)]

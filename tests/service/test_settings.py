@@ -27,6 +27,8 @@ def test_every_setting_has_a_variable() -> None:
         "pod_labels": "/labels",
         "host": "::",
         "port": "80",
+        "drift_window": "100",
+        "drift_seconds": "1.5",
         "log_level": "ERROR",
     }
     assert given.keys() | {"database_url"} == Settings.model_fields.keys()
@@ -43,6 +45,8 @@ def test_every_setting_has_a_variable() -> None:
         pod_labels=Path("/labels"),
         host="::",
         port=80,
+        drift_window=100,
+        drift_seconds=1.5,
         log_level="ERROR",
     )
 
@@ -66,6 +70,10 @@ def test_settings_do_not_change() -> None:
         ("IRIS_DRAIN_SECONDS", "-1"),
         ("IRIS_DRAIN_SECONDS", "nan"),
         ("IRIS_DRAIN_SECONDS", "inf"),
+        ("IRIS_DRIFT_WINDOW", "99"),
+        ("IRIS_DRIFT_WINDOW", "10001"),
+        ("IRIS_DRIFT_SECONDS", "0.9"),
+        ("IRIS_DRIFT_SECONDS", "nan"),
         ("IRIS_ENVIRONMENT", "Prod"),
         ("IRIS_ENVIRONMENT", ""),
         ("IRIS_ENVIRONMENT", "prod\n"),
