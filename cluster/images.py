@@ -127,6 +127,8 @@ def all_images() -> Iterator[Image]:
     # Module v0.316.0 is release v3.16.0.
     prometheus = version("prometheus").replace("v0.3", "v3.")
     yield _single(f"quay.io/prometheus/prometheus:{prometheus}", "prometheus", "prometheus", "65534:65534")
+    alertmanager = version("alertmanager")
+    yield _single(f"quay.io/prometheus/alertmanager:{alertmanager}", "alertmanager", "alertmanager", "65534:65534")
 
 
 def push_missing(say: Say) -> None:

@@ -52,6 +52,10 @@ BUILDS = {
         tags="remove_all_sd,enable_kubernetes_sd",
         ldflags="-X github.com/prometheus/common/version.Version={number}",
     ),
+    "alertmanager": Build(
+        "github.com/prometheus/alertmanager",
+        ldflags="-X github.com/prometheus/common/version.Version={number}",
+    ),
     # Its OpenAPI was not made for Go 1.27's new encoding/json: written by that, the API server cannot make it
     # protobuf, answers 503 for the schema of the whole cluster, and Argo CD syncs nothing.
     "metrics-server": Build("sigs.k8s.io/metrics-server", experiment="nojsonv2"),

@@ -105,7 +105,7 @@ def _apply(objects: str, say: Say) -> None:
 
 def _make_folders_of_volumes() -> None:
     """Make what the PersistentVolumes of cluster/platform lead to."""
-    for name in ("dev", "prod"):
+    for name in ("dev", "prod", "prometheus"):
         (machine.state() / "root/var/lib/kubelet/volumes" / name).mkdir(parents=True, exist_ok=True)
 
 

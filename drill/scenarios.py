@@ -91,7 +91,7 @@ def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
 
     def play(stage: Stage) -> Outcome:
         def away() -> None:
-            file, one, none = "monitoring/cluster/deployment.yaml", "  replicas: 1", "  replicas: 0"
+            file, one, none = "monitoring/cluster/prometheus-deployment.yaml", "  replicas: 1", "  replicas: 0"
             gone = stage.loop.change(file, one, none, "monitoring: Prometheus is away (drill)")
             try:
                 stage.watch.until(lambda: stage.watch.synced("monitoring") == gone, 60, "Prometheus away")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Seconds. An edge at each threshold that a rule or gate uses (0.25, 0.5, 1.0), and room above the last of them.
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RATE_WINDOW = 10  # seconds that iris_rps looks back
+CGROUP = Path("/sys/fs/cgroup")  # in a container: its own
 
 
 class Histogram(Collector):
@@ -91,6 +92,10 @@ class Metrics:
         self._rps = Gauge("iris_rps", f"Requests a second over the last {RATE_WINDOW} s.", registry=self.registry)
         self._cpu = Gauge("iris_cpu_usage_percent", "CPU of the process, 100 a core.", registry=self.registry)
         self._memory = Gauge("iris_memory_usage_mb", "Resident memory (MiB).", registry=self.registry)
+        if limit := memory_limit(CGROUP):
+            Gauge(
+                "iris_memory_limit_mb", "Memory at which the container is killed (MiB).", registry=self.registry
+            ).set(limit / 2**20)
         Gauge("iris_model_loaded", "1 when the model is verified.", registry=self.registry).set(1)
         facts = model.facts
         Gauge(
@@ -144,6 +149,19 @@ class Metrics:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self._memory.set(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
         return generate_latest(self.registry)
+
+
+def memory_limit(cgroup: Path) -> int | None:
+    """Return the memory that a control group may use (bytes), None where there is no limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, version 1
+        try:
+            limit = (cgroup / name).read_text().strip()
+        except OSError:
+            continue
+        # Version 2 says "max", version 1 a number that no machine reaches.
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return int(limit) if limit.isdigit() and int(limit) <= machine else None
+    return None
 
 
 class _JournalCollector(Collector):

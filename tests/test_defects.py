@@ -12,7 +12,7 @@ import yaml
 
 from tests.running import ROOT
 
-CHECKS = "tests/test_manifests.py"
+CHECKS = ("tests/test_manifests.py", "tests/monitoring")
 NEEDS_A_MODEL = "test_the_service_exports_every_metric_and_label_that_a_rule_reads"
 
 
@@ -51,8 +51,9 @@ def _check(checkout: Path, test: str = "") -> subprocess.CompletedProcess[str]:
         "-q",
         "-p",
         "no:cacheprovider",
-        f"{CHECKS}::{test}" if test else CHECKS,
-        f"--deselect={CHECKS}::{NEEDS_A_MODEL}",
+        *CHECKS,
+        *(["-k", test] if test else []),
+        f"--deselect={CHECKS[0]}::{NEEDS_A_MODEL}",
     ]
     # Plugins would take longer to load than the tests to run.
     environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

@@ -2,7 +2,6 @@
 
 import math
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import programs
+from cluster import images
 from delivery.release import IMAGE
 from tests.overlays import BUILT, RELEASE, render
 from tests.phase import phases
@@ -184,7 +183,9 @@ def test_every_pod_is_restricted_limited_and_without_a_token_it_does_not_need(
             # Longer than the preStop pause and the two times that the service may drain.
             assert pod["terminationGracePeriodSeconds"] > 5 + 2 * 10
         for volume in pod.get("volumes", []):
-            assert volume.keys() & {"configMap", "emptyDir", "downwardAPI"}
+            allowed = {"persistentVolumeClaim", "secret"} if where == "monitoring" else {"downwardAPI"}
+            assert volume.keys() & {"configMap", "emptyDir", *allowed}
+            assert volume.get("secret", {"optional": True})["optional"]  # it comes from outside, or not at all
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
@@ -212,11 +213,12 @@ def test_drift_is_measured_beside_what_serves_and_an_image_that_cannot_leaves_th
     if environment == "dev":
         (rule,) = _named(objects, "NetworkPolicy")["database"]["spec"]["ingress"]
         assert any(peer["podSelector"]["matchLabels"].items() <= labels.items() for peer in rule["from"])
-    jobs = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["scrape_configs"]
+    jobs = yaml.safe_load((ROOT / "monitoring/scrape/cluster.yml").read_text())["scrape_configs"]
     for job in jobs:
-        for selector in job["kubernetes_sd_configs"][0].get("selectors", []):
-            name, _, value = selector["label"].partition("=")
-            assert (labels[name] == value) == (job["job_name"] == "iris-drift")
+        for found in job.get("kubernetes_sd_configs", []):
+            for selector in found.get("selectors", []):
+                name, _, value = selector["label"].partition("=")
+                assert (labels[name] == value) == (job["job_name"] == "iris-drift")
     assert "iris-drift" in {job["job_name"] for job in jobs}
 
 
@@ -396,6 +398,9 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
         exported += drift.client.get("/metrics").text
     rules = (ROOT / "monitoring/rules.yml").read_text()
     read = set(re.findall(r"\b(iris_\w+)", rules))
+    read -= {"iris_memory_limit_mb"}  # where there is one: tests/service/test_metrics.py
+    assert len(read) > 10
+    assert all(re.search(rf"^{name}[ {{]", exported, re.MULTILINE) for name in read), read
     needed = {
         "iris_requests_total": ("endpoint", "status"),
         "iris_request_latency_seconds_bucket": ("endpoint", "le"),
@@ -403,7 +408,6 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
         "iris_drift_statistic": ("about", "version"),
         "iris_drift_limit": ("about", "version"),
     }
-    assert read == needed.keys()
     for name, labels in needed.items():
         series = re.findall(rf"^{name}\{{(.*)\}}", exported, re.MULTILINE)
         assert series
@@ -412,10 +416,46 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
     assert 'le="0.5"' in exported  # the limit of the gate is the edge of a bucket
 
 
-def test_the_rules_hold_what_their_tests_say() -> None:
-    promtool = programs.folder("prometheus", print) / "promtool"
-    for arguments in (["check", "config", "prometheus.yml"], ["test", "rules", "rules.test.yml"]):
-        done = subprocess.run(
-            [promtool, *arguments], cwd=ROOT / "monitoring", capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+def test_what_watches_runs_as_this_cluster_has_it(rendered: dict[str, list[Object]]) -> None:
+    objects = rendered["monitoring"]
+    built = {image.name for image in images.all_images()}
+    pods = {name: pod for name, _, pod in _pods(objects)}
+    assert pods.keys() == {"alertmanager", "prometheus"}
+    labels = [labels for _, labels, _ in _pods(objects)]
+    for service in _named(objects, "Service").values():
+        assert service["spec"]["selector"] in labels
+    maps, claims = _named(objects, "ConfigMap"), _named(objects, "PersistentVolumeClaim")
+    files = {}
+    for name, pod in pods.items():
+        (container,) = pod["containers"]
+        assert container["image"] in built
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts.keys() == volumes.keys()
+        files[name] = maps[volumes["config"]["configMap"]["name"]]["data"]
+        assert f"--config.file={mounts['config']}/{name}.yml" in container["args"]
+    assert files["alertmanager"].keys() == {"alertmanager.yml"}
+    assert files["prometheus"].keys() == {"prometheus.yml", "rules.yml", "scrape.yml"}
+    claimed = {
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in pods["prometheus"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert claimed == claims.keys()
+    here = list(yaml.safe_load_all((ROOT / "cluster/platform/volumes.yaml").read_text()))
+    for name, claim in claims.items():
+        reference = {"namespace": "monitoring", "name": name}
+        (volume,) = [found["spec"] for found in here if found["spec"]["claimRef"] == reference]
+        assert volume["capacity"] == claim["spec"]["resources"]["requests"]
+
+
+def test_prometheus_looks_for_pods_only_where_it_may() -> None:
+    scraped = yaml.safe_load((ROOT / "monitoring/scrape/cluster.yml").read_text())["scrape_configs"]
+    looks = {
+        name
+        for job in scraped
+        for discovery in job.get("kubernetes_sd_configs", [])
+        for name in discovery["namespaces"]["names"]
+    }
+    file = ROOT / "manifests/platform/environments/prometheus-rolebindings.yaml"
+    assert looks == {item["metadata"]["namespace"] for item in yaml.safe_load_all(file.read_text())}

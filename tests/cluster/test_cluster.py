@@ -234,16 +234,18 @@ def test_the_prometheus_of_the_release_gates_is_reachable_on_this_host(cluster: 
     def scraped() -> bool:
         url = "http://localhost:9090/api/v1/query"
         try:
-            answer = httpx.get(url, params={"query": 'count(up{job=~"traefik|argo-rollouts"} == 1)'}).json()
+            answer = httpx.get(url, params={"query": "count(up{namespace!~'iris-.*'} == 1)"}).json()
         except httpx.TransportError:
             return False
-        return bool(answer["data"]["result"]) and answer["data"]["result"][0]["value"][1] == "2"
+        return bool(answer["data"]["result"]) and answer["data"]["result"][0]["value"][1] == "5"
 
-    wait_until(scraped, "Prometheus to have scraped Traefik and Argo Rollouts", 2 * MINUTES)
+    wait_until(scraped, "Prometheus to have scraped the platform and what watches", 2 * MINUTES)
     targets = httpx.get("http://localhost:9090/api/v1/targets").json()["data"]["activeTargets"]
     assert {target["health"] for target in targets} == {"up"}
     rules = httpx.get("http://localhost:9090/api/v1/rules").json()["data"]["groups"]
     assert {rule["health"] for group in rules for rule in group["rules"]} == {"ok"}
+    told = httpx.get("http://localhost:9090/api/v1/alertmanagers").json()["data"]
+    assert (len(told["activeAlertmanagers"]), told["droppedAlertmanagers"]) == (1, [])
 
 
 def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.batcher import Batcher
 from service.journal import Journal
-from service.metrics import Metrics
+from service.metrics import Metrics, memory_limit
 from service.model import Model
 from service.predictions import Predictions
 from service.reader import Reader
@@ -161,6 +161,36 @@ def test_memory_is_what_the_kernel_says(used: RunningService) -> None:
     status = Path(f"/proc/{used.process.pid}/status").read_text().splitlines()
     kib = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
     assert used.metric("iris_memory_usage_mb") == pytest.approx(kib / 1024, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"memory.max": "536870912\n"}, 536870912),
+        ({"memory.max": "max\n"}, None),
+        ({"memory/memory.limit_in_bytes": "536870912\n"}, 536870912),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({"memory.max": "268435456\n", "memory/memory.limit_in_bytes": "536870912\n"}, 268435456),
+        ({}, None),
+    ],
+)
+def test_the_memory_limit_is_that_of_the_control_group(
+    tmp_path: Path, files: dict[str, str], limit: int | None
+) -> None:
+    (tmp_path / "memory").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert memory_limit(tmp_path) == limit
+
+
+def test_a_limit_is_exported_and_without_one_there_is_no_number(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.metrics.CGROUP", tmp_path)
+    verified = Model(model)
+    assert b"iris_memory_limit_mb" not in Metrics(verified).exposition()
+    (tmp_path / "memory.max").write_text(f"{512 * 2**20}\n")
+    assert b"\niris_memory_limit_mb 512.0\n" in Metrics(verified).exposition()
 
 
 def test_rate_and_cpu_follow_what_is_asked_and_go_back_to_rest(used: RunningService) -> None:
