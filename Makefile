@@ -22,7 +22,7 @@ run: .venv/ready model/model.json ## train, register and serve on http://localho
 
 test: .venv/ready ## run every test but those of image and cluster, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m "not image and not cluster"
+	@$(BIN)/coverage run -m pytest -m "not image and not cluster and not stack"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
