@@ -438,15 +438,16 @@ def test_built_anew_it_has_the_same_layers_and_nothing_of_the_secrets(
     engine.run("rmi", again)
 
 
-def test_only_the_service_and_the_model_reach_the_builder(engine: Engine, tmp_path: Path) -> None:
-    admitted = {"service/app.py", "service/requirements.txt", "model/model.json", "model/model.onnx"}
+def test_only_what_images_are_made_of_reaches_the_builder(engine: Engine, tmp_path: Path) -> None:
+    sources = {"service/app.py", "service/requirements.txt", "pipeline/train.py", "pipeline/requirements.txt"}
+    admitted = sources | {"model/model.json", "model/model.onnx"}
     others = {
         ".env",
         ".git/config",
         ".venv/bin/python",
         "README.md",
         "model/model.pkl",
-        "pipeline/train.py",
+        ".local/secrets/pip.conf",
         "service/__pycache__/app.cpython-313.pyc",
         "tests/service/test_app.py",
     }
