@@ -2,6 +2,7 @@
 # `python -m local image` passes them all; by hand, with either builder:
 #   docker build --tag iris-classifier .
 #   buildah bud --format docker --tag iris-classifier .     (the OCI format would drop the HEALTHCHECK)
+# docker-compose.yml builds the target "service", to which the model comes in a volume.
 #
 # A tag, where a digest would be better: whoever builds against Docker Hub pins the digest seen there with
 # --build-arg BASE=python:3.13-slim@sha256:...; this was developed where Docker Hub cannot be reached.
@@ -24,7 +25,7 @@ COPY service /app/service
 RUN chmod -R u=rwX,go=rX /app \
     && python -m compileall -q --invalidation-mode checked-hash /app
 
-FROM ${BASE}
+FROM ${BASE} AS service
 # The official image holds no byte code of the standard library, and the root file system may be read-only: without
 # this, every start would compile it anew.
 RUN python -m compileall -q -j 0 --invalidation-mode checked-hash -x '/(site-packages|test)/' \
@@ -32,7 +33,6 @@ RUN python -m compileall -q -j 0 --invalidation-mode checked-hash -x '/(site-pac
     && install --directory --owner=10001 --group=10001 /var/lib/iris/journal
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
-COPY --chmod=0444 model/model.json model/model.onnx /app/model/
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -49,6 +49,9 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-I", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['IRIS_PORT']), timeout=2); c.request('GET', '/readyz'); raise SystemExit(c.getresponse().status != 200)"]
 CMD ["python", "-m", "service"]
+
+FROM service
+COPY --chmod=0444 model/model.json model/model.onnx /app/model/
 
 # Last, so that no other layer is made anew when only these change.
 ARG BASE

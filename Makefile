@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image test-cluster lint bench image up down demo drill drill-core shell doctor lock check-lock
+.PHONY: help run test test-image test-cluster lint bench image up down demo drill drill-core shell doctor lock check-lock compose
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,6 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --gener
 	--custom-compile-command "make lock"
 LOCK_ALL := $(LOCK) pyproject.toml --group pipeline --group local --group test --group lint
 LOCK_SERVICE := $(LOCK) pyproject.toml --constraints requirements.txt
+LOCK_PIPELINE := $(LOCK) --group pipeline --constraints requirements.txt
 LOCK_CLUSTER := $(LOCK) --group cluster
 
 help: ## show this
@@ -21,11 +22,18 @@ run: .venv/ready model/model.json ## train, register and serve on http://localho
 
 test: .venv/ready ## run every test but those of image and cluster, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m "not image and not cluster"
+	@$(BIN)/coverage run -m pytest -m "not image and not cluster and not stack"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
 	@$(BIN)/pytest -m image
+
+compose: .env ## the whole stack in containers, at http://localhost:8000 (needs docker)
+	@docker compose up --detach
+
+# Without .venv: for a stack in containers a machine needs Python and nothing of it.
+.env:
+	@$(PYTHON) -m local.compose
 
 up: .venv/ready ## start a real Kubernetes on this machine (needs root; builds its programs once, about 25 min)
 	@$(BIN)/python -m cluster up
@@ -67,16 +75,18 @@ image: .venv/ready model/model.json ## build the serving image, with docker or b
 lock: .venv/ready ## write the lock files anew from pyproject.toml (UPGRADE=--upgrade takes newer versions)
 	$(LOCK_ALL) $(UPGRADE) --output-file requirements.txt
 	$(LOCK_SERVICE) --output-file service/requirements.txt
+	$(LOCK_PIPELINE) --output-file pipeline/requirements.txt
 	$(LOCK_CLUSTER) --output-file cluster/requirements.txt
 
 # Locks that are current come out of their own sources unchanged.
 check-lock: .venv/ready
-	@mkdir -p .local/lock/{.,service,cluster}
-	@for lock in {,service/,cluster/}requirements.txt; do cp $$lock .local/lock/$$lock; done
+	@mkdir -p .local/lock/{.,service,pipeline,cluster}
+	@for lock in {,service/,pipeline/,cluster/}requirements.txt; do cp $$lock .local/lock/$$lock; done
 	@$(LOCK_ALL) --output-file .local/lock/requirements.txt
 	@$(LOCK_SERVICE) --output-file .local/lock/service/requirements.txt
+	@$(LOCK_PIPELINE) --output-file .local/lock/pipeline/requirements.txt
 	@$(LOCK_CLUSTER) --output-file .local/lock/cluster/requirements.txt
-	@for lock in {,service/,cluster/}requirements.txt; do diff $$lock .local/lock/$$lock \
+	@for lock in {,service/,pipeline/,cluster/}requirements.txt; do diff $$lock .local/lock/$$lock \
 		|| { echo "the locks do not follow from pyproject.toml; run: make lock" >&2; exit 1; }; done
 
 # Everything at once and by hash, with uv, which is itself taken from the lock: 22 s where pip needs 70.

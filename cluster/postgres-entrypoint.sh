@@ -1,7 +1,11 @@
 #!/bin/sh
-# What the official image of PostgreSQL does with POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB and PGDATA: an empty
-# folder becomes a cluster with that user and database, reachable by password; then the server takes this one's place.
+# What the official image of PostgreSQL does with POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGDATA and the scripts
+# in /docker-entrypoint-initdb.d: an empty folder becomes a cluster with that user and database, reachable by password,
+# on which the scripts are run; then the server takes this one's place.
 set -eu
+: "${PGDATA:=/var/lib/postgresql/data}" "${POSTGRES_USER:=postgres}"
+: "${POSTGRES_DB:=$POSTGRES_USER}"
+export PGDATA POSTGRES_USER POSTGRES_DB
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   mkdir -p "$PGDATA"
   printf '%s' "$POSTGRES_PASSWORD" > /tmp/password
@@ -10,6 +14,11 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
   if [ "$POSTGRES_DB" != postgres ]; then
     echo "CREATE DATABASE \"$POSTGRES_DB\"" | postgres --single postgres
+  fi
+  if [ -d /docker-entrypoint-initdb.d ]; then
+    pg_ctl start --wait --silent --options="-c listen_addresses=''"
+    for script in /docker-entrypoint-initdb.d/*.sh; do "$script"; done
+    pg_ctl stop --wait --silent
   fi
 fi
 exec postgres -c listen_addresses='*'

@@ -61,8 +61,14 @@ BUILDS = {
     "metrics-server": Build("sigs.k8s.io/metrics-server", experiment="nojsonv2"),
     "kustomize": Build("sigs.k8s.io/kustomize/kustomize/v5"),
     "pause": Build(""),
+    "compose": Build(
+        "github.com/docker/compose/v2",
+        ldflags="-X github.com/docker/compose/v2/internal.Version=v{number}",
+        rename=("cmd", "docker-compose"),
+    ),
 }
-NAMES = (*BUILDS, "prebuilt")
+NAMES = (*(name for name in BUILDS if name != "compose"), "prebuilt")
+"""What the cluster consists of; the tests of docker-compose.yml have a program of their own."""
 
 
 def folder(name: str, say: Say) -> Path:

