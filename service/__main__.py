@@ -65,6 +65,9 @@ def main() -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        # Longer than a router keeps an idle connection (Traefik: 90 s), so that it is never this side that closes:
+        # a request that is just being sent would be lost, and the router would answer 502.
+        timeout_keep_alive=120,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     # uvicorn raises the signal that ended it once more when it is done; by then there is nothing left to do.
