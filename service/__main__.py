@@ -11,8 +11,8 @@ import uvicorn
 
 from service import logs
 from service.app import Service, create_app
-from service.facts import ModelError
 from service.journal import JournalError
+from service.model import ModelError
 from service.settings import SettingsError, from_environ
 
 
@@ -65,8 +65,8 @@ def main() -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        # Longer than a router keeps an idle connection (Traefik: 90 s). Who closes first must not be this side: a request
-        # that is just being sent on that connection would be lost, and the router answers 502.
+        # Longer than a router keeps an idle connection (Traefik: 90 s), so that it is never this side that closes:
+        # a request that is just being sent would be lost, and the router would answer 502.
         timeout_keep_alive=120,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
