@@ -11,8 +11,8 @@ import uvicorn
 
 from service import logs
 from service.app import Service, create_app
+from service.facts import ModelError
 from service.journal import JournalError
-from service.model import ModelError
 from service.settings import SettingsError, from_environ
 
 
