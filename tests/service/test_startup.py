@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -132,9 +133,10 @@ def _refusal(model: Path, folder: Path, variables: dict[str, str | None] | None 
 
 
 def test_an_idle_connection_is_left_to_the_router_to_close(shared_service: RunningService) -> None:
-    with socket.create_connection(("127.0.0.1", shared_service.port)) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: iris\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        connection.settimeout(7)  # uvicorn's own limit is 5
-        with pytest.raises(TimeoutError):
-            connection.recv(1)  # a connection that is closed answers with nothing, at once
+    connection = HTTPConnection("127.0.0.1", shared_service.port)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read()
+    connection.sock.settimeout(7)  # uvicorn's own limit is 5
+    with pytest.raises(TimeoutError):
+        connection.sock.recv(1)  # one that is closed answers with nothing, at once
+    connection.close()
