@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cluster import forge, machine, secrets
 from cluster.steps import wait_for
-from drill import images
+from drill import dashboards, images
 from drill.checks import (
     PROMOTED,
     TAKEN_BACK,
@@ -25,6 +25,7 @@ from drill.checks import (
 from drill.images import Shipped
 from drill.loop import RefusedError
 from drill.stage import Stage
+from drill.watch import PROMETHEUS
 
 HOST = "iris.localhost"
 COUNTED = "no  server errors, as its own pods counted them"
@@ -46,6 +47,15 @@ class Scenario(NamedTuple):
 def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
     """Return the play of an image with that fault."""
     return lambda stage: taken_back(stage, stage.faulty(name), at=at, reason=reason)
+
+
+def many_errors(stage: Stage) -> Outcome:
+    """Taken back, and every panel of the dashboards shows what was."""
+    begun = time.time()
+    outcome = taken_back(stage, stage.faulty("errors-30"), at=10, reason=COUNTED)
+    # The alert comes with the next look at the rules.
+    wait_for(lambda: next(dashboards.faults(PROMETHEUS, begun, time.time()), None), 30, lambda _: None)
+    return outcome
 
 
 def a_good_release(stage: Stage) -> Outcome:
@@ -274,7 +284,7 @@ def every() -> Iterator[Scenario]:
     """Yield all scenarios, those first that tell most."""
     ready, seen = "was not ready within", "no  server errors, as the router saw them"
     yield Scenario("good", "promoted, no failed request", a_good_release)
-    yield Scenario("errors-30", "taken back at 10 %", fault("errors-30", at=10, reason=COUNTED))
+    yield Scenario("errors-30", "taken back at 10 %", many_errors)
     yield Scenario(
         "wrong-answers", "taken back before any user", fault("swapped", at=0, reason="recorded is class")
     )

@@ -24,7 +24,7 @@ KINDS = (
     ("traefikservices.traefik.io", "iris-prod"),
     ("applications.argoproj.io", "argocd"),
 )
-PROMETHEUS = "http://127.0.0.1:9090/api/v1/query"
+PROMETHEUS = "http://127.0.0.1:9090"
 NUMBERS = '{__name__=~"router:server_error_ratio|router:latency_p95_seconds", namespace="iris-prod"}'
 GOOD = {"Successful": True, "Failed": False, "Error": None, "Inconclusive": None}
 
@@ -254,7 +254,7 @@ def _numbers() -> dict[tuple[str, str], float]:
     """Return the router's view of both Services; nothing while Prometheus is away."""
     query = urllib.parse.urlencode({"query": NUMBERS})
     with suppress(OSError, ValueError):
-        with urllib.request.urlopen(f"{PROMETHEUS}?{query}", timeout=1) as answer:  # noqa: S310 - a constant
+        with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?{query}", timeout=1) as answer:  # noqa: S310 - a constant
             found = json.load(answer)["data"]["result"]
         numbers = {(one["metric"]["__name__"], one["metric"]["service"]): float(one["value"][1]) for one in found}
         return {key: value for key, value in numbers.items() if value == value}  # noqa: PLR0124 - NaN is no number

@@ -26,6 +26,7 @@ from service.shift import Sample, Shift
 log = logging.getLogger(__name__)
 MINIMUM = 100
 """Rows of the model's version below which nothing is said: no data is no verdict."""
+QUANTILES = (0.1, 0.5, 0.9)
 FIRST_PAUSE = 1.0  # seconds until the next attempt while PostgreSQL is away, doubling up to the usual interval
 
 
@@ -34,6 +35,8 @@ class Measurement(NamedTuple):
 
     rows: int
     shifts: dict[str, Shift]
+    confidence: dict[str, float]
+    """Quantiles of the probabilities, by which they are."""
 
 
 class Gauges(Collector):
@@ -59,6 +62,9 @@ class Gauges(Collector):
             "iris_drift_statistic", "Distance of recent traffic from the reference, 0 to 1.", labels=labels
         )
         limit = GaugeMetricFamily("iris_drift_limit", "What chance alone hardly exceeds.", labels=labels)
+        confidence = GaugeMetricFamily(
+            "iris_confidence", "Quantiles of the probability of recent answers.", labels=["quantile", "version"]
+        )
         size = GaugeMetricFamily("iris_drift_sample_size", "Predictions that were compared.", labels=["version"])
         success = GaugeMetricFamily(
             "iris_drift_last_success_timestamp_seconds", "When the prediction log was last read and compared."
@@ -68,18 +74,21 @@ class Gauges(Collector):
             for about, found in measured.shifts.items():
                 statistic.add_metric([about, self._version], found.statistic)
                 limit.add_metric([about, self._version], found.limit)
+            for quantile, probability in measured.confidence.items():
+                confidence.add_metric([quantile, self._version], probability)
         if self._last_success is not None:
             success.add_metric([], self._last_success)
-        yield from (statistic, limit, size, success)
+        yield from (statistic, limit, confidence, size, success)
 
 
 def measure(database_url: str, facts: Facts, reference: Reference, window: int) -> Measurement:
     """Compare the newest `window` predictions of this version with the reference. Raises psycopg2.Error."""
     rows = database.newest_of(database_url, facts.name, facts.version, window)
     if len(rows) < MINIMUM:
-        return Measurement(len(rows), {})
+        return Measurement(len(rows), {}, {})
     features, predictions, probabilities = map(np.array, zip(*rows, strict=True))
-    return Measurement(len(rows), shift.compare(facts, reference, Sample(features, predictions, probabilities)))
+    shifts = shift.compare(facts, reference, Sample(features, predictions, probabilities))
+    return Measurement(len(rows), shifts, {str(q): float(np.quantile(probabilities, q)) for q in QUANTILES})
 
 
 def watch(

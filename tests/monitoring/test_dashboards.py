@@ -28,7 +28,7 @@ from tests.running import ROOT, RunningService, free_port, wait_until
 
 BOARDS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
 PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board["panels"]]
-IN_A_CLUSTER = re.compile(r"\b(router:|rollout_|analysis_run_|ALERTS)\w*")
+IN_A_CLUSTER = re.compile(r"\b(router:|rollout_|analysis_run_|ALERTS|iris_memory_limit_mb)\w*")
 
 
 def _dropped(written: Any, read: Any, where: str = "") -> Iterator[str]:
@@ -96,7 +96,10 @@ def test_every_panel_of_the_service_shows_data_in_all_its_states(model: Path, tm
     with (
         temporary() as postgres,
         RunningService(model, postgres.url, tmp_path / "journal") as service,
-        _prometheus(service, tmp_path) as url,
+        RunningService(
+            model, postgres.url, tmp_path / "drift", module="service.drift", drift_seconds="1"
+        ) as drift,
+        _prometheus([service, drift], tmp_path) as url,
     ):
         begun = time.time()
         time.sleep(3)  # nobody asks anything
@@ -109,7 +112,7 @@ def test_every_panel_of_the_service_shows_data_in_all_its_states(model: Path, tm
         shown = {query: numbers(answer(url, query, begun, time.time(), 1)) for query in queries()}
 
     here = {query: found for query, found in shown.items() if not IN_A_CLUSTER.search(query.expression)}
-    assert len(here) >= 15
+    assert len(here) >= 17
     assert [query.name for query, found in here.items() if not found] == []
     assert [query.name for query, found in shown.items() if any(map(math.isnan, found))] == []
     waited = next(found for query, found in here.items() if query.expression.startswith("iris_journal_depth"))
@@ -129,14 +132,13 @@ def _ask(service: RunningService) -> None:
 
 
 @contextmanager
-def _prometheus(service: RunningService, folder: Path) -> Iterator[str]:
-    """Yield the address of a Prometheus with the rules of the repository, which scrapes the service."""
+def _prometheus(services: list[RunningService], folder: Path) -> Iterator[str]:
+    """Yield the address of a Prometheus with the rules of the repository, which scrapes these processes."""
+    targets = [service.url.removeprefix("http://") for service in services]
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(ROOT / "monitoring/rules.yml")],
-        "scrape_configs": [
-            {"job_name": "iris", "static_configs": [{"targets": [service.url.removeprefix("http://")]}]}
-        ],
+        "scrape_configs": [{"job_name": "iris", "static_configs": [{"targets": targets}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))
     port = free_port()

@@ -32,6 +32,7 @@ ABOUT = {*NAMES, "prediction", "confidence"}
 CONTRACT = {
     ("iris_drift_statistic", "gauge", ("about", "version")),
     ("iris_drift_limit", "gauge", ("about", "version")),
+    ("iris_confidence", "gauge", ("quantile", "version")),
     ("iris_drift_sample_size", "gauge", ("version",)),
     ("iris_drift_last_success_timestamp_seconds", "gauge", ()),
 }
@@ -168,6 +169,8 @@ def test_every_metric_of_the_contract_is_there_with_its_type_and_labels(
     }
     assert found == CONTRACT
     assert drift.metric("iris_drift_statistic", version=verified.facts.version) > 0
+    low, median, high = (drift.metric("iris_confidence", quantile=quantile) for quantile in ("0.1", "0.5", "0.9"))
+    assert 1 / 3 < low < median < high <= 1
     assert abs(time.time() - drift.metric("iris_drift_last_success_timestamp_seconds")) < 60
 
 
@@ -175,7 +178,7 @@ def test_too_few_rows_are_no_verdict(drift: Drift, database: str, verified: Mode
     setosa = np.tile(data.load().features[:1], (99, 1))
     write(database, verified.facts, answered(verified, setosa))
     drift.wait_measured(99)
-    assert drift.series("iris_drift_statistic", "iris_drift_limit") == [{}, {}]
+    assert drift.series("iris_drift_statistic", "iris_drift_limit", "iris_confidence") == [{}, {}, {}]
     write(database, verified.facts, answered(verified, setosa[:1]))
     drift.wait_measured(100)
     assert drift.suspected() == ABOUT
