@@ -24,8 +24,13 @@ ENV PATH=/usr/local/bin
 USER {user}
 ENTRYPOINT ["/usr/local/bin/{program}"]
 """
-# The rest stand on one Debian root file system, which is stored and unpacked once.
-PACKAGES = ("ca-certificates", "git", "gpg", "gpg-agent", "nftables", "openssh-client", "redis-server", "tini")
+# The rest stand on one Debian root file system, which is stored and unpacked once. netbase has /etc/protocols:
+# without it nft says 6 where kube-proxy, which reads its own rules every hour, expects tcp. It then takes them for
+# rules that nobody needs any more, and the way to every Service is gone.
+PACKAGES = (
+    *("ca-certificates", "git", "gpg", "gpg-agent", "netbase"),
+    *("nftables", "openssh-client", "redis-server", "tini"),
+)
 KUBE_PROXY = """\
 FROM {debian}
 COPY kube-proxy /usr/local/bin/

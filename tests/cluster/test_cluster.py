@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -228,6 +229,13 @@ def test_git_can_be_read_from_the_forge_and_not_written(cluster: str, tmp_path: 
     done = _run("git", "-C", str(tmp_path / "clone"), "push", "--quiet", address, "HEAD:refs/heads/other")
     assert done.returncode != 0
     assert "not enabled" in done.stderr
+
+
+def test_kube_proxy_reads_its_rules_as_it_has_written_them(cluster: str) -> None:  # noqa: ARG001
+    """Otherwise it removes them all when it does: at its next start, or an hour after this one."""
+    rules = ("nft", "list", "map", "ip", "kube-proxy", "service-ips")
+    shown = machine.run("kubectl", "exec", "--namespace=kube-system", "daemonset/kube-proxy", "--", *rules)
+    assert re.search(r"10\.96\.0\.1 \. tcp \. 443 : goto", shown), shown
 
 
 def test_the_prometheus_of_the_release_gates_is_reachable_on_this_host(cluster: str) -> None:  # noqa: ARG001
