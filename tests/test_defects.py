@@ -12,7 +12,10 @@ import yaml
 
 from tests.running import ROOT
 
-CHECKS = ("tests/test_manifests.py", "tests/monitoring")
+CHECKS = (
+    "tests/test_manifests.py",
+    *(f"tests/monitoring/test_{name}.py" for name in ("rules", "routes", "alertmanager")),
+)
 NEEDS_A_MODEL = "test_the_service_exports_every_metric_and_label_that_a_rule_reads"
 
 
