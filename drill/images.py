@@ -40,17 +40,18 @@ class Shipped(NamedTuple):
 
 
 def train(name: str) -> Path:
-    """Train one of the two models, once, and return its folder. Raises ClusterError."""
-    folder = cache.root() / "drill" / name
-    if not (folder / "model.json").exists():
+    """Train one of the two models, once for each state of the pipeline. Raises ClusterError."""
+
+    def make(out: Path) -> None:
         registry = f"sqlite:///{cache.root()}/drill/mlflow.db"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pipeline", f"--algorithm={MODELS[name]}", f"--out={folder}"]
+        (cache.root() / "drill").mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "pipeline", f"--algorithm={MODELS[name]}", f"--out={out}/model"]
         environ = {**os.environ, "MLFLOW_TRACKING_URI": registry}
         done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
-    return folder
+
+    return cache.keep("models", name, cache.key(*sorted((ROOT / "pipeline").glob("*.py"))), make) / "model"
 
 
 def good(name: str) -> Shipped:
