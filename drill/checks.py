@@ -13,6 +13,8 @@ from drill.stage import Stage
 from drill.traffic import Answer
 
 PROMOTED, TAKEN_BACK = "promoted", "taken back"
+SPARED = 0.85
+"""The least part of the requests that is answered well while a bad version has 10 % of them."""
 
 
 class WrongError(Exception):
@@ -67,7 +69,7 @@ def taken_back(
     reason: str,
     options: tuple[str, ...] = (),
     during: Callable[[], None] | None = None,
-    spared: float = 0.85,
+    spared: float = SPARED,
 ) -> Outcome:
     """Ship a bad release and see it taken back, at that weight and for that reason, and git with it.
 
@@ -82,7 +84,7 @@ def taken_back(
 
 
 def see_taken_back(
-    stage: Stage, shipped: Shipped, before: str, begun: float, at: int | None, reason: str, spared: float = 0.85
+    stage: Stage, shipped: Shipped, before: str, begun: float, at: int | None, reason: str, spared: float = SPARED
 ) -> Outcome:
     """See a release that was committed taken back, and the release `before` in its place again.
 

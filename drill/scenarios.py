@@ -10,6 +10,7 @@ from cluster.steps import wait_for
 from drill import dashboards, images
 from drill.checks import (
     PROMOTED,
+    SPARED,
     TAKEN_BACK,
     Outcome,
     WrongError,
@@ -206,7 +207,7 @@ def killed(what: str) -> Callable[[Stage], Outcome]:
             hold("deleted" in done, "there was nothing to kill")
 
         # Without its router nobody is served, until there is another one.
-        spared = 0.5 if what == "the router" else 0.85
+        spared = 0.5 if what == "the router" else SPARED
         return taken_back(stage, stage.faulty("errors-30"), at=10, reason=COUNTED, during=kill, spared=spared)
 
     return play
