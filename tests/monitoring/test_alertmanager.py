@@ -6,6 +6,7 @@ import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ class Alertmanager:
             "smtp_require_tls": False,  # for which a certificate would be needed
             "pagerduty_url": f"http://127.0.0.1:{receivers.http.server_address[1]}/pagerduty",
         }
-        config["route"]["group_wait"] = "2s"
+        config["route"] |= {"group_wait": "2s", "group_interval": "5s"}
         file = folder / "alertmanager.yml"
         file.write_text(yaml.safe_dump(config))
         self.log = folder / "log"
@@ -119,10 +120,14 @@ class Alertmanager:
         except httpx.TransportError:
             return False
 
-    def tell(self, *alerts: dict[str, str]) -> None:
-        """Post alerts by their labels."""
+    def tell(self, *alerts: dict[str, str], over: bool = False) -> None:
+        """Post alerts by their labels, as firing or as over."""
         body = [
-            {"labels": labels, "annotations": {"summary": f"{labels['alertname']} in {labels['namespace']}"}}
+            {
+                "labels": labels,
+                "annotations": {"summary": f"{labels['alertname']} in {labels['namespace']}"},
+                **({"endsAt": datetime.now(UTC).isoformat()} if over else {}),
+            }
             for labels in alerts
         ]
         assert httpx.post(f"{self.url}/api/v2/alerts", json=body).status_code == 200
@@ -206,6 +211,23 @@ def test_what_happens_in_one_namespace_is_one_message(alertmanager: Alertmanager
         (text,) = [text for found, text in receivers.about("grouped") if found == way]
         assert all(f"{name} in grouped" in text for name in names)
         assert len([found for found, _ in receivers.about("apart") if found == way]) == 1
+
+
+def test_what_is_over_while_other_things_go_on_is_said_to_be(
+    alertmanager: Alertmanager, receivers: Receivers
+) -> None:
+    first, second = (
+        {"alertname": name, "namespace": "half", "severity": "warning"} for name in ("First", "Second")
+    )
+    alertmanager.tell(first, second)
+    wait_until(lambda: len(receivers.about("half")) == 1, "the message", 30)
+    alertmanager.tell(first, over=True)
+    wait_until(lambda: len(receivers.about("half")) == 2, "the second message", 30)
+    before, after = (json.loads(text)["attachments"][0]["text"] for _, text in receivers.about("half"))
+    assert "*First*: First in half" in before
+    assert "*First* (over): First in half" in after
+    assert "*Second*: Second in half" in before
+    assert "*Second*: Second in half" in after
 
 
 def test_where_iris_is_gone_what_follows_from_it_is_silent_and_elsewhere_it_is_not(
