@@ -17,10 +17,10 @@ def objects() -> str:
     dev, prod = _secret("database-dev"), _secret("database-prod")
     notified = {"forge-url": f"http://{machine.NODE}:{forge.PORT}{forge.DISPATCHES}", "forge-token": token()}
     items = [
-        _object("iris-dev", "iris-database", {"url": f"postgresql://iris:{dev}@postgres/iris", "password": dev}),
-        _object("iris-prod", "iris-database", {"url": f"postgresql://iris:{prod}@postgres.database/iris"}),
-        _object("database", "iris-database", {"password": prod}),
-        _object("argo-rollouts", "argo-rollouts-notification-secret", notified),
+        secret("iris-dev", "iris-database", {"url": f"postgresql://iris:{dev}@postgres/iris", "password": dev}),
+        secret("iris-prod", "iris-database", {"url": f"postgresql://iris:{prod}@postgres.database/iris"}),
+        secret("database", "iris-database", {"password": prod}),
+        secret("argo-rollouts", "argo-rollouts-notification-secret", notified),
     ]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
@@ -34,6 +34,7 @@ def _secret(name: str) -> str:
     return file.read_text()
 
 
-def _object(namespace: str, name: str, values: dict[str, str]) -> dict[str, Any]:
+def secret(namespace: str, name: str, values: dict[str, str]) -> dict[str, Any]:
+    """Return a Secret as an object of the API."""
     metadata = {"namespace": namespace, "name": name}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}

@@ -21,6 +21,7 @@ from drill.loop import Loop, RefusedError
 from drill.scenarios import CORE, HOST, Scenario
 from drill.screen import console, heading, screen
 from drill.stage import Stage
+from drill.told import Told
 from drill.traffic import Traffic
 from drill.watch import Watch
 from local.engine import ImageError
@@ -83,10 +84,11 @@ def _stage() -> Iterator[Stage]:
     with (
         tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary,
         Traffic(HOST) as traffic,
+        Told() as told,
         Watch(traffic) as watch,
         screen(watch),
     ):
-        yield Stage(Loop(Path(temporary)), traffic, watch)
+        yield Stage(Loop(Path(temporary)), traffic, told, watch)
 
 
 def _play(stage: Stage, scenario: Scenario) -> tuple[Outcome | None, str, float]:

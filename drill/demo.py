@@ -5,7 +5,7 @@ from pathlib import Path
 
 from drill import checks
 from drill.images import Shipped
-from drill.report import write
+from drill.report import picture, write
 from drill.scenarios import COUNTED
 from drill.screen import console, heading
 from drill.stage import Stage
@@ -27,7 +27,10 @@ def perform(stage: Stage) -> Path:
     served = next((answer.at for answer in stage.traffic.between(begun) if answer.good), begun)
     seen = (sample for sample in stage.watch.samples if sample.at >= begun)
     samples = tuple(sample if sample.at > served else sample._replace(bad=0) for sample in seen)
-    write(Story("Three releases of an iris classifier", samples, acts), REPORT)
+    story = Story("Three releases of an iris classifier", samples, acts)
+    write(story, REPORT)
+    for act in acts[-2:]:
+        picture(story, act, REPORT.with_name(f"{act.verdict.replace(' ', '-')}.png"))
     return REPORT
 
 

@@ -52,6 +52,13 @@ def write(story: Story, path: Path) -> None:
     path.write_text(timeline.printable(page), encoding="utf-8")
 
 
+def picture(story: Story, act: Act, path: Path) -> None:
+    """Write one release of the story as a PNG, from five seconds before its first mark to ten after its last."""
+    begin, end = min(mark.at for mark in act.marks) - 5, max(mark.at for mark in act.marks) + 10
+    samples = tuple(sample for sample in story.samples if begin <= sample.at <= end)
+    timeline.timeline(Story(act.title, samples, (act,))).savefig(path, dpi=110, metadata={"Software": None})
+
+
 def headline(story: Story) -> str:
     """Return in one sentence what became of the releases, and what users had of it."""
     if not story.acts:

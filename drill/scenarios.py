@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from cluster import forge, machine, secrets
@@ -17,6 +18,7 @@ from drill.checks import (
     bad,
     failures,
     hold,
+    nothing_lost,
     promoted,
     reach,
     revert_of,
@@ -51,11 +53,12 @@ def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
 
 
 def many_errors(stage: Stage) -> Outcome:
-    """Taken back, and every panel of the dashboards shows what was."""
+    """Taken back, people are told, and every panel of the dashboards shows what was."""
     begun = time.time()
     outcome = taken_back(stage, stage.faulty("errors-30"), at=10, reason=COUNTED)
     # The alert comes with the next look at the rules.
     wait_for(lambda: next(dashboards.faults(PROMETHEUS, begun, time.time()), None), 30, lambda _: None)
+    told(stage, "RolloutAborted", "iris-prod")  # of this one, or of one from just before the drill
     return outcome
 
 
@@ -89,7 +92,7 @@ def no_traffic(stage: Stage) -> Outcome:
         reach(stage, 10, begun)
         inconclusive = "an inconclusive gate"
         stage.watch.until(lambda: _phase_of_gate(stage) == "Inconclusive", 240, inconclusive)
-        wait_for(lambda: None if _fires("RolloutWaiting") else "the alert does not fire yet", 300, lambda _: None)
+        told(stage, "RolloutWaiting", "iris-prod", minutes=8)
         hold(stage.watch.weight() == 10 and not stage.is_aborted(), f"it did not wait: {stage.watch.state()}")
         stage.loop.revert("--reason=Nobody uses it; it waits for ever.")
         stage.watch.until(stage.rests, 90, "the version before is all that runs")
@@ -265,6 +268,35 @@ def blue_green(stage: Stage) -> Outcome:
         stage.loop.change(here, patches, patches + canary_only, "cluster: a canary again (drill)")
 
 
+def nobody_judges_or_keeps(stage: Stage) -> Outcome:
+    """Neither the log's database nor the rollouts controller is there: users do not notice, people are told."""
+    begun = time.time()
+    with stopped("database", "statefulset/postgres"), stopped("argo-rollouts", "deployment/argo-rollouts"):
+        told(stage, "TargetGone", "argo-rollouts")
+        told(stage, "JournalGrowing", "iris-prod", minutes=15)
+    served = stage.traffic.between(begun)
+    hold(all(answer.good for answer in served), f"users were not served: {failures(served, begun)}")
+    nothing_lost(stage, begun)
+    return Outcome("told, nothing lost", None, bad(stage, begun), "")
+
+
+@contextmanager
+def stopped(namespace: str, workload: str) -> Iterator[None]:
+    """Have no pod of a workload as long as the block lasts."""
+    scale = ("kubectl", "scale", workload, f"--namespace={namespace}")
+    machine.run(*scale, "--replicas=0")
+    try:
+        yield
+    finally:
+        machine.run(*scale, "--replicas=1")
+        machine.run("kubectl", "rollout", "status", workload, f"--namespace={namespace}", "--timeout=90s")
+
+
+def told(stage: Stage, alert: str, namespace: str, *, minutes: float = 6) -> None:
+    """See that people are told: Alertmanager adds to what they know of a namespace every five minutes."""
+    wait_for(lambda: stage.told.of(alert, namespace), 60 * minutes, lambda _: None)
+
+
 def argo(*command: str) -> None:
     """Do what a person does with `kubectl argo rollouts`."""
     machine.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
@@ -273,12 +305,6 @@ def argo(*command: str) -> None:
 def _phase_of_gate(stage: Stage) -> str:
     runs = stage.watch.runs(stage.pod_hash())
     return str(runs[-1].get("status", {}).get("phase", "")) if runs else ""
-
-
-def _fires(alert: str) -> bool:
-    url = "http://prometheus.monitoring.svc.cluster.local:9090/api/v1/alerts"
-    found = json.loads(machine.run("curl", "--silent", "--fail", url))["data"]["alerts"]
-    return any(one["labels"]["alertname"] == alert and one["state"] == "firing" for one in found)
 
 
 def every() -> Iterator[Scenario]:
@@ -317,6 +343,7 @@ def every() -> Iterator[Scenario]:
     yield Scenario("argocd-dies", "taken back at 10 %", killed("Argo CD"))
     yield Scenario("router-dies", "taken back at 10 %", killed("the router"))
     yield Scenario("blue-green", "good: switched; bad: switched back", blue_green)
+    yield Scenario("unkept", "people are told, nothing is lost", nobody_judges_or_keeps)
 
 
 CORE = ("good", "errors-30", "wrong-answers", "crash")

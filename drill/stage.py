@@ -1,4 +1,4 @@
-"""Where a release is played: a cluster with a model in prod, users, a person's clone, and what is watched."""
+"""Where a release is played: a cluster with a model in prod, users, those who are told, a clone, and a watch."""
 
 import time
 
@@ -7,6 +7,7 @@ from drill import images
 from drill.images import Shipped
 from drill.loop import Loop
 from drill.story import Mark
+from drill.told import Told
 from drill.traffic import Traffic
 from drill.watch import Watch
 
@@ -14,8 +15,8 @@ from drill.watch import Watch
 class Stage:
     """What a scenario has to do with."""
 
-    def __init__(self, loop: Loop, traffic: Traffic, watch: Watch) -> None:
-        self.loop, self.traffic, self.watch = loop, traffic, watch
+    def __init__(self, loop: Loop, traffic: Traffic, told: Told, watch: Watch) -> None:
+        self.loop, self.traffic, self.told, self.watch = loop, traffic, told, watch
         self.good = {name: _ready(name, algorithm) for name, algorithm in images.MODELS.items()}
 
     def settle(self) -> None:

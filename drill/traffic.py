@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from cluster import machine
+from drill.inside import Inside, write
 
 ADDRESSES = "10.20.0"  # from .100 on; the node's network, so that the router sees them and not the node
 PAUSE = 0.64  # seconds between two requests of one user: 94 a minute, where the router allows 100
@@ -47,29 +48,20 @@ class Traffic:
     """Steady traffic from several users, as long as the block lasts."""
 
     def __init__(self, host: str, users: int = 40) -> None:
-        self.host, self.users = host, users
+        self.users = users
         self.answers: list[Answer] = []
+        self._inside = Inside(
+            lambda answer: self.answers.append(Answer(*answer)), "drill.traffic", host, str(users)
+        )
 
     def __enter__(self) -> "Traffic":
         for user in range(self.users):
             machine.run("ip", "address", "replace", f"{_address(user)}/24", "dev", "node0")
-        # Not in the namespace of processes: it is this one's child, and ends with it.
-        command = machine.inside(
-            [sys.executable, "-m", "drill.traffic", self.host, str(self.users)], "--net", "--mount"
-        )
-        self._process = subprocess.Popen(
-            command, env=machine.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout  # noqa: S101 - for the type checker
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
-        self._reader.start()
+        self._inside.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin  # noqa: S101
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-        self._reader.join()
+        self._inside.__exit__()
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -83,10 +75,6 @@ class Traffic:
     def between(self, begin: float, end: float = float("inf")) -> list[Answer]:
         """Return the answers of that time."""
         return [answer for answer in self.answers if begin <= answer.at < end]
-
-    def _read(self, lines: IO[str]) -> None:
-        for line in lines:
-            self.answers.append(Answer(*json.loads(line)))
 
 
 class Router:
@@ -150,8 +138,7 @@ def main(host: str, users: int) -> None:
 
     def tell(answer: Answer) -> None:
         with lock:
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
+            write(answer)
 
     for user in range(users):
         threading.Thread(target=use, args=(host, user, router, tell, over), daemon=True).start()

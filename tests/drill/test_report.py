@@ -45,6 +45,21 @@ def test_the_page_tells_of_every_act(tmp_path: Path) -> None:
         assert command in page.text
 
 
+def test_a_release_alone_is_a_picture_of_its_own_time(tmp_path: Path) -> None:
+    taken = story().acts[-1]
+    assert len({mark.at for mark in taken.marks}) > 1
+    for name, changed in (
+        ("one", story()),
+        ("same", story()),
+        ("other", story()._replace(samples=story().samples[::2])),
+    ):
+        report.picture(changed, taken, tmp_path / name)
+    one, same, other = ((tmp_path / name).read_bytes() for name in ("one.png", "same.png", "other.png"))
+    assert one.startswith(b"\x89PNG")
+    assert one == same
+    assert one != other
+
+
 def test_durations_that_only_some_acts_have_are_columns_for_all(tmp_path: Path) -> None:
     page = Page(written(story(), tmp_path))
     header = page.text[page.text.index("All of them") : page.text.index("Try next")]
