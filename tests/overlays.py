@@ -30,13 +30,14 @@ BUILT = {
     "blue-green": "blue-green",
     "nothing": "overlays/nothing",
     "local prod": "cluster/prod",
+    "local monitoring": "cluster/monitoring",
     "local argocd": "cluster/argocd",
 }
 
 
 def render(copy: Path) -> dict[str, str]:
     """Return the objects of each overlay as YAML, built from a copy that is made in that folder."""
-    for folder in ("manifests", "overlays", "monitoring", "cluster/argocd", "cluster/prod"):
+    for folder in ("manifests", "overlays", "monitoring", "cluster/argocd", "cluster/monitoring", "cluster/prod"):
         shutil.copytree(ROOT / folder, copy / folder)
     for environment in ("dev", "prod"):
         for name, text in RELEASE.files().items():

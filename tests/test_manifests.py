@@ -300,6 +300,7 @@ def test_argo_cd_is_allowed_exactly_what_there_is(rendered: dict[str, list[Objec
         "cluster/argocd": "local argocd",
         "manifests/argocd": "argocd",
         "monitoring": "monitoring",
+        "cluster/monitoring": "local monitoring",
     }
     used: dict[str, set[tuple[str, str]]] = {name: set() for name in projects}
     places: dict[str, set[str]] = {name: set() for name in projects}
@@ -417,7 +418,7 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
 
 
 def test_what_watches_runs_as_this_cluster_has_it(rendered: dict[str, list[Object]]) -> None:
-    objects = rendered["monitoring"]
+    objects = rendered["local monitoring"]
     built = {image.name for image in images.all_images()}
     pods = {name: pod for name, _, pod in _pods(objects)}
     assert pods.keys() == {"alertmanager", "prometheus"}
@@ -447,6 +448,39 @@ def test_what_watches_runs_as_this_cluster_has_it(rendered: dict[str, list[Objec
         reference = {"namespace": "monitoring", "name": name}
         (volume,) = [found["spec"] for found in here if found["spec"]["claimRef"] == reference]
         assert volume["capacity"] == claim["spec"]["resources"]["requests"]
+
+
+def test_grafana_has_the_files_of_a_desk_and_only_this_cluster_does_without_it(
+    rendered: dict[str, list[Object]],
+) -> None:
+    desk = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    (pod,) = (pod for name, _, pod in _pods(rendered["monitoring"]) if name == "grafana")
+    (container,) = pod["containers"]
+    assert container["image"] == desk["image"]
+    assert str(pod["securityContext"]["runAsUser"]) == desk["user"].partition(":")[0]
+    (folder,) = (volume.split(":")[1] for volume in desk["volumes"] if volume.startswith("./"))
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    maps = _named(rendered["monitoring"], "ConfigMap")
+    shown = {}
+    for volume in pod["volumes"]:
+        data = maps[volume["configMap"]["name"]]["data"] if "configMap" in volume else {}
+        paths = {item["key"]: item["path"] for item in volume.get("configMap", {}).get("items", [])}
+        for key, text in data.items():
+            shown[f"{mounts[volume['name']]}/{paths.get(key, key)}"] = text
+    grafana = ROOT / "monitoring/grafana"
+    (settings,) = desk["env_file"]
+    files = [file for file in grafana.rglob("*") if file.is_file() and file != ROOT / settings]
+    assert shown == {f"{folder}/{file.relative_to(grafana)}": file.read_text() for file in files}
+    (source,) = container["envFrom"]
+    said = [line for line in (ROOT / settings).read_text().splitlines() if not line.startswith("#")]
+    assert maps[source["configMapRef"]["name"]]["data"] == dict(line.split("=") for line in said)
+
+    whole, here = (
+        {(item["kind"], item["metadata"]["name"]) for item in rendered[name]}
+        for name in ("monitoring", "local monitoring")
+    )
+    assert whole - here == {("Deployment", "grafana"), ("Service", "grafana")}
+    assert here < whole
 
 
 def test_prometheus_looks_for_pods_only_where_it_may() -> None:
