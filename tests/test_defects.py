@@ -39,7 +39,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("defects")
     for name in ("cluster", "delivery", "local", "manifests", "monitoring", "overlays", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    for name in ("pyproject.toml", "docker-compose.yml"):
+        shutil.copy(ROOT / name, copy)
     for name in ("service", "pipeline"):
         (copy / name).symlink_to(ROOT / name)
     return copy
