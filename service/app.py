@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import database, pod
+from service import database, pod, v2
 from service.batcher import Batcher
+from service.facts import Facts
 from service.journal import Journal
 from service.metrics import Metrics
 from service.model import Model
-from service.predictions import KNOWN_METHODS, Predictions
+from service.predictions import KNOWN_METHODS, Form, Predictions, Several, Single
 from service.reader import Away, Reader
 from service.schema import Schema
 from service.settings import Settings
@@ -133,11 +134,14 @@ class Service:
 def create_app(service: Service) -> ASGIApp:
     """Return the ASGI application of a service."""
     schema = Schema(service.model.facts.features)
+    inference = v2.Inference(schema)
+    forms: dict[str, Form] = {"/predict": Single(schema), "/predict/batch": Several(schema)}
+    forms |= {f"{address}/infer": inference for address in v2.addresses(service.model.facts)}
     hot = {
-        path: Predictions(path, schema, service.model, service.batcher, service.reader, service.metrics)
-        for path in ("/predict", "/predict/batch")
+        path: Predictions(path, form, service.model, service.batcher, service.reader, service.metrics)
+        for path, form in forms.items()
     }
-    cold = _cold_endpoints(service, schema)
+    cold = _cold_endpoints(service, schema, inference)
 
     def app(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
@@ -172,7 +176,7 @@ async def _observed(cold: FastAPI, metrics: Metrics, scope: Scope, receive: Rece
             log.error("failed", extra={"endpoint": endpoint, "status": status, "request_id": request_id})
 
 
-def _cold_endpoints(service: Service, schema: Schema) -> FastAPI:
+def _cold_endpoints(service: Service, schema: Schema, inference: v2.Inference) -> FastAPI:
     app = FastAPI(
         title="iris-classifier",
         version=service.model.facts.version,
@@ -183,7 +187,7 @@ def _cold_endpoints(service: Service, schema: Schema) -> FastAPI:
     )
     unavailable: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not now; why."}}
 
-    _answer_errors(app)
+    _answer_errors(app, service.model.facts)
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -231,12 +235,13 @@ def _cold_endpoints(service: Service, schema: Schema) -> FastAPI:
         """Return the metrics in Prometheus' text format."""
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    _describe_predictions(app, schema)
+    app.include_router(v2.endpoints(service.model.facts, service.unready))
+    _describe_predictions(app, service.model.facts, schema, inference)
     return app
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Answer every error as `{"detail": ...}`; FastAPI's own answer to invalid input echoes it."""
+def _answer_errors(app: FastAPI, facts: Facts) -> None:
+    """Answer every error as `{"detail": ...}`, or as the protocol has it; FastAPI's own answers echo the input."""
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -244,28 +249,47 @@ def _answer_errors(app: FastAPI) -> None:
         return JSONResponse({"detail": detail}, 422)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if not f"{request.scope['path']}/".startswith("/v2/"):
+            return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+        said = v2.not_found(facts) if error.status_code == 404 else error.detail
+        return JSONResponse({"error": said}, error.status_code, error.headers)
 
 
-def _describe_predictions(app: FastAPI, schema: Schema) -> None:
+def _describe_predictions(app: FastAPI, facts: Facts, schema: Schema, inference: v2.Inference) -> None:
     """Add to /openapi.json what FastAPI does not see: the hot endpoints, in the types that they really decode."""
     framework = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = framework()
-            document["components"]["schemas"].update(schema.openapi())
+            document["components"]["schemas"].update(schema.openapi(), **inference.openapi())
             document["paths"]["/predict"] = _operation("PredictRequest", "Answer", "Predict one row.")
             document["paths"]["/predict/batch"] = _operation(
                 "BatchRequest", "Answers", "Predict up to 1,000 rows."
             )
+            for address in v2.addresses(facts):
+                document["paths"][f"{address}/infer"] = _inference(f"{address}/infer", facts)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
-def _operation(request: str, answer: str, summary: str) -> dict[str, Any]:
+def _inference(path: str, facts: Facts) -> dict[str, Any]:
+    summary = "Predict the rows of a tensor, in the Open Inference Protocol."
+    operation = _operation("InferenceRequest", "InferenceResponse", summary, "ProtocolError")
+    post = operation["post"]
+    post["operationId"] = path
+    post["requestBody"]["content"]["application/json"]["example"] = v2.example(facts)
+    del post["responses"]["422"]
+    post["responses"]["400"]["description"] = (
+        "The body is not JSON, or not what the protocol and the model take, or Idempotency-Key is not a UUID; "
+        "error says which."
+    )
+    return operation
+
+
+def _operation(request: str, answer: str, summary: str, problem: str = "Problem") -> dict[str, Any]:
     def content(name: str) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
@@ -294,8 +318,7 @@ def _operation(request: str, answer: str, summary: str) -> dict[str, Any]:
             "responses": {
                 "200": {"description": "The answer; it is in the log.", "content": content(answer)},
                 **{
-                    status: {"description": text, "content": content("Problem")}
-                    for status, text in problems.items()
+                    status: {"description": text, "content": content(problem)} for status, text in problems.items()
                 },
             },
         }

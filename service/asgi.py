@@ -22,9 +22,14 @@ class Disconnected(Exception):
     """The client went away before its request was complete."""
 
 
-async def read_json_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """Return the body of a JSON request. Raises Refusal 415 (not JSON), 413 (over `limit` bytes); Disconnected."""
-    content_type = headers.get(b"content-type", b"")
+async def read_json_body(
+    headers: Mapping[bytes, bytes], receive: Receive, limit: int, untyped: bytes = b""
+) -> bytes:
+    """Return the body of a JSON request; `untyped` is the content type of one that names none.
+
+    Raises Refusal 415 (not JSON), 413 (over `limit` bytes); Disconnected.
+    """
+    content_type = headers.get(b"content-type", untyped)
     if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != JSON[1]:
         raise Refusal(415, "content-type must be application/json")
     if int(headers.get(b"content-length", b"0")) > limit:
@@ -50,9 +55,9 @@ async def send_json(send: Send, status: int, body: bytes, *headers: tuple[bytes,
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_refusal(send: Send, refusal: Refusal, *headers: tuple[bytes, bytes]) -> None:
-    """Send `{"detail": ...}`."""
-    body = msgspec.json.encode({"detail": refusal.detail})
+async def send_refusal(send: Send, refusal: Refusal, field: str, *headers: tuple[bytes, bytes]) -> None:
+    """Send the refusal's detail as the one field of an object."""
+    body = msgspec.json.encode({field: refusal.detail})
     extra = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
     await send_json(send, refusal.status, body, *extra, *headers)
 

@@ -62,12 +62,12 @@ class Schema:
                 for feature in features
             )
         ]
-        rows = Annotated[list[row], msgspec.Meta(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
+        self.rows = Annotated[list[row], msgspec.Meta(min_length=1, max_length=MAX_ROWS)]  # type: ignore[valid-type]
         self.one = msgspec.defstruct(
             "PredictRequest", [("features", row)], frozen=True, forbid_unknown_fields=True
         )
         self.batch = msgspec.defstruct(
-            "BatchRequest", [("features", rows)], frozen=True, forbid_unknown_fields=True
+            "BatchRequest", [("features", self.rows)], frozen=True, forbid_unknown_fields=True
         )
 
     def openapi(self) -> dict[str, Any]:

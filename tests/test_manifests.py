@@ -117,6 +117,21 @@ def test_every_reference_leads_to_exactly_one_object(rendered: dict[str, list[Ob
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_users_reach_predictions_in_both_forms_and_neither_log_nor_metrics(
+    rendered: dict[str, list[Object]], environment: str
+) -> None:
+    (route,) = _named(rendered[environment], "IngressRoute")["iris"]["spec"]["routes"]
+    whole = set(re.findall(r"\bPath\(`([^`]+)`\)", route["match"]))
+    (prefix,) = re.findall(r"\bPathPrefix\(`([^`]+)`\)", route["match"])
+    model = "/v2/models/iris-classifier"
+    for path in ("/predict", "/predict/batch", "/v2", "/v2/health/ready", model, f"{model}/versions/1/infer"):
+        assert path in whole or path.startswith(prefix), path
+    for path in ("/", "/logs", "/metrics", "/metrics-prometheus", "/readyz"):
+        assert path not in whole, path
+        assert not path.startswith(prefix), path
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_every_selector_selects_a_pod(rendered: dict[str, list[Object]], environment: str) -> None:
     objects = rendered[environment]
     labels = [labels for _, labels, _ in _pods(objects)]

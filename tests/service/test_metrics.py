@@ -15,7 +15,7 @@ from service.batcher import Batcher
 from service.journal import Journal
 from service.metrics import Metrics, memory_limit
 from service.model import Model
-from service.predictions import Predictions
+from service.predictions import Predictions, Single
 from service.reader import Reader
 from service.schema import Schema
 from service.shipper import Shipper
@@ -218,8 +218,8 @@ def test_a_failure_that_nobody_foresaw_is_an_error_of_the_server(model: Path, tm
     journal = Journal(tmp_path, 1)
     shipper = Shipper(journal, "")
     never_started = Batcher(verified, journal, shipper, metrics, 1000)
-    schema = Schema(verified.facts.features)
-    endpoint = Predictions("/predict", schema, verified, never_started, Reader(""), metrics)
+    form = Single(Schema(verified.facts.features))
+    endpoint = Predictions("/predict", form, verified, never_started, Reader(""), metrics)
 
     async def ask() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint)) as client:
