@@ -2,11 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image test-cluster lint bench image up down demo drill drill-core shell doctor lock check-lock compose
+.PHONY: help run test test-image test-cluster lint bench image up down demo drill drill-core shell programs doctor lock \
+	check-lock compose
 
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := service pipeline local cluster delivery drill manifests tests
+CODE := service pipeline local cluster delivery drill workflows manifests tests
+SHELL_SCRIPTS := .ci/run cluster/machine.sh cluster/postgres-entrypoint.sh local/databases.sh
 LOCK := $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --no-annotate \
 	--custom-compile-command "make lock"
 LOCK_ALL := $(LOCK) pyproject.toml --group pipeline --group local --group test --group lint
@@ -53,16 +55,24 @@ drill-core: up ## play the four that CI plays, from nothing to nothing
 shell: .venv/ready ## a shell in it, with kubectl and the rest
 	@$(BIN)/python -m cluster exec -- bash
 
+programs: .venv/ready ## build every program that is pinned here, once
+	@$(BIN)/python -m cluster build
+
 doctor: .venv/ready ## what the cluster needs of this machine, and how to fix what is missing
 	@$(BIN)/python -m cluster doctor
 
 test-cluster: .venv/ready ## test the cluster, from nothing to nothing (needs root)
 	@$(BIN)/pytest -m cluster
 
-lint: .venv/ready ## check format, style, types and locks
+lint: .venv/ready ## check format, style, types, locks, YAML, shell, Dockerfiles and workflows
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	$(BIN)/hadolint Dockerfile */Dockerfile tests/faults/Dockerfile
+	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
+	$$($(BIN)/python -m cluster build actionlint)/actionlint -shellcheck=$(BIN)/shellcheck
 	@$(MAKE) --no-print-directory check-lock
 
 bench: .venv/ready model/model.json ## measure the service against bare uvicorn (needs wrk)

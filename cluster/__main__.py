@@ -69,12 +69,13 @@ def kubeconfig() -> None:
 
 
 @app.command()
-def build() -> None:
-    """Build the programs that are not in the cache yet."""
-    for name in programs.NAMES:
-        with step(f"programs: {name}") as say:
-            programs.folder(name, say)
-    console.print("next: make up")
+def build(
+    name: Annotated[str, typer.Argument(help="a folder of cluster/modules, or prebuilt; all without")] = "",
+) -> None:
+    """Build the programs that are not in the cache yet, and print the folders in which they are."""
+    for one in [name] if name else (*programs.NAMES, *programs.DESK):
+        with step(f"programs: {one}") as say:
+            typer.echo(programs.folder(one, say))
 
 
 @app.command()

@@ -46,6 +46,7 @@ containerd --config config/containerd.toml > log/containerd.log 2>&1 &
 
 # Started before kubeadm has written these, the kubelet would end.
 while [ ! -f /var/lib/kubelet/kubeadm-flags.env ] || [ ! -f /etc/kubernetes/kubelet.conf ]; do sleep 0.2; done
+# shellcheck source=/dev/null
 . /var/lib/kubelet/kubeadm-flags.env
 # shellcheck disable=SC2086  # several arguments
 kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf \

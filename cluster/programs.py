@@ -66,9 +66,16 @@ BUILDS = {
         ldflags="-X github.com/docker/compose/v2/internal.Version=v{number}",
         rename=("cmd", "docker-compose"),
     ),
+    "actionlint": Build("github.com/rhysd/actionlint", ldflags="-X github.com/rhysd/actionlint.version={number}"),
+    "cosign": Build(
+        "github.com/sigstore/cosign/v3", ldflags="-X sigs.k8s.io/release-utils/version.gitVersion=v{number}"
+    ),
+    "syft": Build("github.com/anchore/syft", ldflags="-X main.version={number}"),
 }
-NAMES = (*(name for name in BUILDS if name != "compose"), "prebuilt")
-"""What the cluster consists of; the tests of docker-compose.yml have a program of their own."""
+DESK = ("compose", "actionlint", "cosign", "syft")
+"""What reads docker-compose.yml and the workflows, and what signs and describes an image."""
+NAMES = (*(name for name in BUILDS if name not in DESK), "prebuilt")
+"""What the cluster consists of."""
 
 
 def folder(name: str, say: Say) -> Path:

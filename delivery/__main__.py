@@ -17,6 +17,7 @@ from delivery.kubernetes import AwayError
 from delivery.release import ReleaseError, read_model
 from delivery.repository import Repository
 from delivery.status import lines
+from delivery.watching import watch as watched
 
 app = typer.Typer(
     help="Ship a model by commit, and take it back.", pretty_exceptions_enable=False, no_args_is_help=True
@@ -40,10 +41,14 @@ def release(
 
 
 @app.command()
-def promote(override: Override = False, dry_run: DryRun = False) -> None:  # noqa: FBT002
+def promote(
+    digest: Annotated[str, typer.Option(help="only if dev runs this one; another is refused")] = "",
+    override: Override = False,  # noqa: FBT002
+    dry_run: DryRun = False,  # noqa: FBT002
+) -> None:
     """Ship to prod what runs in dev."""
     repository = Repository(Path())
-    _commit(repository, changes.promote(repository, override=override), dry_run=dry_run)
+    _commit(repository, changes.promote(repository, digest, override=override), dry_run=dry_run)
 
 
 @app.command()
@@ -107,6 +112,26 @@ def status(environment: Environment) -> None:
     for line in lines(Repository(Path()), environment):
         typer.echo(line)
     typer.echo(f"next: kubectl argo rollouts get rollout iris --namespace=iris-{environment} --watch")
+
+
+@app.command()
+def watch(
+    environment: Environment,
+    digest: Annotated[str, typer.Option(help="the release; without, the one that git says runs")] = "",
+    minutes: Annotated[float, typer.Option(help="how long, at most")] = 40.0,
+) -> None:
+    """Wait until a release has all users, or none.
+
+    Exit codes: 0 promoted, 1 taken back, or neither in that time, 4 the cluster cannot be asked.
+    """
+    runs = changes.current(Repository(Path()), environment)
+    digest = digest or (runs.digest if runs else "")
+    try:
+        promoted = watched(environment, digest, minutes * 60, typer.echo)
+    except TimeoutError as error:
+        raise ReleaseError(str(error)) from error
+    typer.echo(f"next: python -m delivery {'status' if promoted else 'why'} {environment}")
+    raise typer.Exit(0 if promoted else 1)
 
 
 @app.command()

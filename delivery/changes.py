@@ -42,11 +42,18 @@ def release(repository: Repository, environment: str, wanted: Release, *, overri
     return Change(folder(environment), wanted.files(), _message(environment, wanted, before, rejected=rejected))
 
 
-def promote(repository: Repository, *, override: bool = False) -> Change | None:
-    """Return what makes prod run what dev runs, None when it does. Raises ReleaseError."""
+def promote(repository: Repository, digest: str = "", *, override: bool = False) -> Change | None:
+    """Return what makes prod run what dev runs, None when it does.
+
+    Raises ReleaseError, also when dev runs something else than `digest`, which is what somebody has approved.
+    """
     wanted = current(repository, "dev")
     if wanted is None:
         raise ReleaseError("nothing runs in dev; `python -m delivery release` ships something there")
+    if digest and wanted.digest != digest:
+        raise ReleaseError(
+            f"dev has moved on from {digest[:19]} to {wanted.name}; look at that one, and promote it"
+        )
     return release(repository, "prod", wanted, override=override)
 
 

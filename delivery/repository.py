@@ -23,27 +23,27 @@ class Repository:
     """The checkout that `root` is in."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(_git(root, "rev-parse", "--show-toplevel").strip())
-        if _git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+        self.root = Path(git(root, "rev-parse", "--show-toplevel").strip())
+        if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
             raise ReleaseError("this clone knows only a part of what was released; git fetch --unshallow")
 
     def refuse_changes(self) -> None:
         """Raise ReleaseError when something is not committed: a release must not carry along what nobody means."""
-        if changes := _git(self.root, "status", "--porcelain"):
+        if changes := git(self.root, "status", "--porcelain"):
             raise ReleaseError(f"there are changes that are not committed; commit or stash them first:\n{changes}")
 
     def head(self) -> str:
         """Return the id of the commit that is checked out."""
-        return _git(self.root, "rev-parse", "HEAD").strip()
+        return git(self.root, "rev-parse", "HEAD").strip()
 
     def files(self, folder: str, at: str = "HEAD") -> dict[str, str]:
         """Return the files of a folder in a commit, by name."""
-        names = _git(self.root, "ls-tree", "--name-only", f"{at}:{folder}").splitlines()
-        return {name: _git(self.root, "show", f"{at}:{folder}/{name}") for name in names}
+        names = git(self.root, "ls-tree", "--name-only", f"{at}:{folder}").splitlines()
+        return {name: git(self.root, "show", f"{at}:{folder}/{name}") for name in names}
 
     def commits(self, folder: str) -> list[Commit]:
         """Return the commits that changed a folder, newest first."""
-        text = _git(self.root, "log", "-z", "--format=%H%x01%an <%ae>%x01%ct%x01%s%x01%b", "--", folder)
+        text = git(self.root, "log", "-z", "--format=%H%x01%an <%ae>%x01%ct%x01%s%x01%b", "--", folder)
         fields = (entry.split("\x01", 4) for entry in text.split("\0") if entry)
         return [
             Commit(sha, who, datetime.fromtimestamp(int(when), UTC), what, why)
@@ -52,23 +52,24 @@ class Repository:
 
     def trailers(self, key: str) -> list[str]:
         """Return the values of a trailer in all commits."""
-        text = _git(self.root, "log", f"--format=%(trailers:key={key},valueonly,separator=%x0A)")
+        text = git(self.root, "log", f"--format=%(trailers:key={key},valueonly,separator=%x0A)")
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def commit(self, folder: str, files: Mapping[str, str], message: str) -> str:
         """Make a folder hold exactly these files, commit that, and return the commit's id."""
-        _git(self.root, "var", "GIT_COMMITTER_IDENT")  # says what is missing before anything is changed
+        git(self.root, "var", "GIT_COMMITTER_IDENT")  # says what is missing before anything is changed
         for old in (self.root / folder).iterdir():
             if old.name not in files:
                 old.unlink()
         for name, text in files.items():
             (self.root / folder / name).write_text(text)
-        _git(self.root, "add", "--all", "--", folder)
-        _git(self.root, "commit", "--quiet", "--file=-", "--", folder, stdin=message)
+        git(self.root, "add", "--all", "--", folder)
+        git(self.root, "commit", "--quiet", "--file=-", "--", folder, stdin=message)
         return self.head()
 
 
-def _git(root: Path, *arguments: str, stdin: str = "") -> str:
+def git(root: Path, *arguments: str, stdin: str = "") -> str:
+    """Return what a git command says about the repository that `root` is in. Raises ReleaseError."""
     done = subprocess.run(
         ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, text=True, check=False
     )

@@ -1,0 +1,76 @@
+"""`python -m delivery.landing COMMAND...`: a command of `delivery` on the newest main, and what it commits pushed.
+
+Somebody may push meanwhile, and an abort is told before the cluster itself says so: all is decided anew, in a
+fresh clone, until one of both is over. Prints what was pushed as outputs of a step: commit, subject, body.
+"""
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from delivery.release import ReleaseError
+from delivery.repository import git
+
+ROOT = Path(__file__).parent.parent
+ATTEMPTS = 8
+PAUSE = 2.0  # seconds
+AGAIN = (3, 4)  # exit codes of `delivery`: the cluster does not say so (yet), or cannot be asked
+
+
+def land(checkout: Path, command: Sequence[str]) -> tuple[int, str]:
+    """Run a command of `delivery` on the newest main of a checkout's origin, and push what it commits.
+
+    Return the command's exit code, and the outputs, empty where there was nothing to commit. Raises ReleaseError.
+    """
+    origin = git(checkout, "remote", "get-url", "origin").strip()
+    code = 1
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE)
+        with tempfile.TemporaryDirectory(prefix="iris-landing-") as temporary:
+            git(checkout, "clone", "--quiet", "--branch=main", origin, temporary)
+            clone = Path(temporary)
+            code = _delivery(clone, command)
+            if git(clone, "rev-parse", "HEAD") != git(clone, "rev-parse", "origin/main"):
+                try:
+                    git(clone, "push", "--quiet", "origin", "HEAD:main")
+                except ReleaseError as error:
+                    sys.stderr.write(f"{error}\n")
+                    code = 1
+                else:
+                    return 0, _outputs(clone)
+            elif code not in AGAIN:
+                return code, ""
+    return code, ""
+
+
+def _delivery(clone: Path, command: Sequence[str]) -> int:
+    argv = [sys.executable, "-P", "-m", "delivery", *command]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(argv, cwd=clone, env=environ, stdout=sys.stderr, check=False).returncode
+
+
+def _outputs(clone: Path) -> str:
+    sha, subject, body = git(clone, "log", "-1", "--format=%H%n%s%n%b").split("\n", 2)
+    end = secrets.token_hex(16)  # the body is what programs wrote, too: it cannot know where it ends
+    return f"commit={sha}\nsubject={subject}\nbody<<{end}\n{body.strip()}\n{end}\n"
+
+
+def main() -> int:
+    """Land the command of this process's arguments; return its exit code."""
+    try:
+        code, outputs = land(Path(), sys.argv[1:])
+    except ReleaseError as error:
+        sys.stderr.write(f"landing: {error}\n")
+        return 1
+    sys.stdout.write(outputs)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

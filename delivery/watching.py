@@ -1,0 +1,57 @@
+"""How a release ends: watched from the commit until all users have it, or it was taken back."""
+
+import time
+from collections.abc import Callable
+
+from delivery import kubernetes
+from delivery.explanation import digest_of, weight_at
+from delivery.kubernetes import Kind
+
+PAUSE = 5.0  # seconds between two looks
+
+
+def watch(environment: str, digest: str, seconds: float, say: Callable[[str], None]) -> bool:
+    """Wait until the release has all users (True) or was taken back (False), and say what changes.
+
+    Raises TimeoutError when it is neither after `seconds`, AwayError.
+    """
+    deadline, seen, said = time.monotonic() + seconds, False, ""
+    while time.monotonic() < deadline:
+        rollout = kubernetes.rollout(environment)
+        if (now := _told(rollout, digest)) != said:
+            say(now)
+            said = now
+        end = verdict(rollout, digest, seen=seen)
+        if end is not None:
+            return end
+        seen = seen or _asks_for(rollout, digest)
+        time.sleep(PAUSE)
+    raise TimeoutError(f"{digest[:19]} was neither promoted nor taken back in {seconds / 60:.0f} minutes")
+
+
+def verdict(rollout: Kind | None, digest: str, *, seen: bool) -> bool | None:
+    """Return whether a release has all users, None while that is not decided.
+
+    A release that was seen and is no longer asked for has been taken back in git since.
+    """
+    if rollout is None or not _asks_for(rollout, digest):
+        return False if seen else None
+    status = rollout.get("status", {})
+    if str(status.get("observedGeneration")) != str(rollout["metadata"]["generation"]):
+        return None  # the controller has not looked at it yet: what it says is of the release before
+    if status.get("abort"):
+        return False
+    over = status.get("phase") == "Healthy" and status.get("currentPodHash") == status.get("stableRS")
+    return True if over else None
+
+
+def _asks_for(rollout: Kind | None, digest: str) -> bool:
+    return rollout is not None and digest_of(rollout) == digest
+
+
+def _told(rollout: Kind | None, digest: str) -> str:
+    if rollout is None or not _asks_for(rollout, digest):
+        return f"waiting for Argo CD to ask for {digest[:19]}"
+    status = rollout.get("status", {})
+    step = status.get("currentStepIndex", 0)
+    return f"{status.get('phase', 'Unknown')}, step {step}, {weight_at(rollout, step)} % of the users have it"

@@ -1,0 +1,38 @@
+"""When a release is over, as its Rollout says; that it ends so is played by the drill."""
+
+from typing import Any
+
+import pytest
+
+from delivery.watching import verdict
+
+OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
+PROMOTED = {"observedGeneration": "4", "phase": "Healthy", "currentPodHash": "b", "stableRS": "b"}
+
+
+def _rollout(digest: str = NEW, **status: Any) -> dict[str, Any]:
+    template = {"spec": {"containers": [{"image": f"example.org/iris@{digest}"}]}}
+    return {"metadata": {"generation": 4}, "spec": {"template": template}, "status": PROMOTED | status}
+
+
+@pytest.mark.parametrize(
+    ("rollout", "seen", "expected"),
+    [
+        (_rollout(), False, True),
+        (_rollout(phase="Progressing", stableRS="a"), False, None),
+        (_rollout(phase="Healthy", stableRS="a"), False, None),
+        (_rollout(phase="Degraded", stableRS="a", abort=True), False, False),
+        # Argo CD has not asked for it yet: all is well with the one before.
+        (_rollout(OLD), False, None),
+        # It has been asked for, and the controller has not looked yet: this is what it said of the one before.
+        (_rollout(observedGeneration="3"), False, None),
+        # Git has taken it back since.
+        (_rollout(OLD), True, False),
+        (None, False, None),
+        (None, True, False),
+    ],
+)
+def test_a_release_is_over_when_all_users_have_it_or_it_is_no_longer_asked_for(
+    rollout: dict[str, Any] | None, seen: bool, expected: bool | None
+) -> None:
+    assert verdict(rollout, NEW, seen=seen) is expected

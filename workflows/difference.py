@@ -1,0 +1,88 @@
+"""What a change would change in the cluster: what Argo CD applies, rendered before and after it, as Markdown."""
+
+import io
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from difflib import unified_diff
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from delivery.release import ReleaseError
+from delivery.repository import git
+
+APPLIED = ("overlays/dev", "overlays/prod", "monitoring", "manifests/argocd")
+LARGEST = 900_000  # characters; a job's summary may have 1 MiB
+Objects = dict[str, str]
+
+
+class RenderError(Exception):
+    """A commit cannot be rendered; the message says which, and why."""
+
+
+def difference(repository: Path, base: str, kustomize: Path) -> str:
+    """Return what differs between HEAD and where it left `base`, as Markdown. Raises RenderError.
+
+    A base that is not there, as after a first push, is said to be so.
+    """
+    try:
+        found = git(repository, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}").strip()
+        ancestor = git(repository, "merge-base", "HEAD", found).strip()
+    except ReleaseError:
+        return f"There is no {base[:40]} to compare with.\n"
+    before, after = (_rendered(repository, commit, kustomize) for commit in (ancestor, "HEAD"))
+    lines = [f"## What Argo CD would apply, against {ancestor[:10]}", ""]
+    for folder in APPLIED:
+        changed = list(_changed(before[folder], after[folder]))
+        lines += [f"**{folder}**: {len(changed) or 'none'} of {len(after[folder])} objects differ", "", *changed]
+    text = "\n".join([*lines, ""])
+    return text if len(text) <= LARGEST else f"{text[:LARGEST]}\n\nand more, which is too long to be shown\n"
+
+
+def _rendered(repository: Path, commit: str, kustomize: Path) -> dict[str, Objects]:
+    with tempfile.TemporaryDirectory(prefix="iris-difference-") as temporary:
+        archive = subprocess.run(["git", "-C", repository, "archive", commit], capture_output=True, check=True)
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+            tar.extractall(temporary, filter="data")
+        return {folder: _objects(Path(temporary) / folder, commit, kustomize) for folder in APPLIED}
+
+
+def _objects(folder: Path, commit: str, kustomize: Path) -> Objects:
+    """Return the objects of a folder by kind and name, none where it is missing."""
+    if not folder.exists():
+        return {}
+    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RenderError(
+            f"{'/'.join(folder.parts[-2:])} of {commit[:10]} cannot be rendered: {done.stderr.strip()[-500:]}"
+        )
+    texts = re.split(r"^---\n", done.stdout, flags=re.MULTILINE)
+    return {_name(yaml.safe_load(text)): text for text in texts}
+
+
+def _name(item: dict[str, Any]) -> str:
+    metadata = item["metadata"]
+    return "/".join([item["kind"], *filter(None, (metadata.get("namespace"), metadata["name"]))])
+
+
+def _changed(before: Objects, after: Objects) -> Iterator[str]:
+    """Yield what became of each object that is not the same, as a block of Markdown."""
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name, ""), after.get(name, "")
+        if old != new:
+            body = unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm="")
+            yield "\n".join(_fenced(list(body)))
+
+
+def _fenced(lines: list[str]) -> Iterator[str]:
+    # What is inside cannot end the block: a manifest may hold backticks.
+    ticks = max(map(len, chain.from_iterable(re.findall("`+", line) for line in lines)), default=0)
+    fence = "`" * max(3, ticks + 1)
+    yield f"{fence}diff"
+    yield from lines
+    yield f"{fence}\n"
