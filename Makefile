@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image test-cluster lint bench image up down demo drill drill-core shell programs doctor lock \
-	check-lock compose
+.PHONY: help run test test-image test-stack test-cluster lint bench image up down demo drill drill-core shell programs \
+	doctor lock check-lock compose
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,13 +22,16 @@ help: ## show this
 run: .venv/ready model/model.json ## train, register and serve on http://localhost:8000, with a real PostgreSQL
 	@$(BIN)/python -m local run
 
-test: .venv/ready ## run every test but those of image and cluster, with coverage
+test: .venv/ready ## run every test but those of image, stack and cluster, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest -m "not image and not cluster and not stack"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
 	@$(BIN)/pytest -m image
+
+test-stack: .venv/ready ## bring docker-compose.yml up on a Docker engine of its own (needs root; 10 min)
+	@$(BIN)/pytest -m stack
 
 compose: .env ## the whole stack in containers, at http://localhost:8000 (needs docker)
 	@docker compose up --detach

@@ -35,6 +35,7 @@ AFTER = {
     "mlflow": {"postgres": HEALTHY},
     "train": {"mlflow": HEALTHY},
     "api": {"postgres": HEALTHY, "train": DONE},
+    "drift": {"postgres": HEALTHY, "train": DONE},
     "prometheus": {"alertmanager": HEALTHY},
     "grafana": {"prometheus": HEALTHY},
 }
@@ -175,7 +176,7 @@ def test_no_password_stands_in_it(services: dict[str, Kind], passwords: dict[str
                 assert word in passwords.values(), name
                 found += 1
         assert not any(password in str(service.get("command")) for password in passwords.values())
-    assert found == 6
+    assert found == 7
 
 
 def test_nothing_is_reached_from_another_machine(services: dict[str, Kind]) -> None:
@@ -249,6 +250,7 @@ def test_what_is_mounted_is_there_and_what_has_to_last_is_in_a_volume(
         ("mlflow", "/var/lib/mlflow"),
         ("train", "/models"),
         ("api", "/models"),
+        ("drift", "/models"),
         ("api", "/var/lib/iris/journal"),
         ("prometheus", "/prometheus"),
         ("alertmanager", "/alertmanager"),
@@ -261,8 +263,9 @@ def test_an_image_has_the_folders_of_its_volumes_so_that_its_user_owns_them(serv
         owned = re.findall(r"install --directory --owner=10001 --group=10001 (.*)", _dockerfile(services[name]))
         assert services[name]["volumes"][0]["target"] in owned[0].split()
     assert "--owner=10001 --group=10001 /var/lib/iris/journal\n" in _dockerfile(services["api"])
-    [models] = [mount for mount in services["api"]["volumes"] if mount["target"] == "/models"]
-    assert models["read_only"] is True
+    for name in ("api", "drift"):
+        [models] = [mount for mount in services[name]["volumes"] if mount["target"] == "/models"]
+        assert models["read_only"] is True
 
 
 def test_the_service_has_the_time_to_drain(services: dict[str, Kind]) -> None:
@@ -276,9 +279,9 @@ def test_who_need_not_speak_to_each_other_cannot(services: dict[str, Kind]) -> N
         name: {other for other, its in services.items() if its["networks"].keys() & service["networks"].keys()}
         for name, service in services.items()
     }
-    assert meets["postgres"] == {"postgres", "mlflow", "api"}
+    assert meets["postgres"] == {"postgres", "mlflow", "api", "drift"}
     assert meets["train"] == {"train", "mlflow"}
-    assert meets["grafana"] == {"grafana", "prometheus", "alertmanager", "api"}
+    assert meets["grafana"] == {"grafana", "prometheus", "alertmanager", "api", "drift"}
 
 
 def test_prometheus_asks_services_that_are_there(services: dict[str, Kind], tmp_path: Path) -> None:
@@ -291,10 +294,16 @@ def test_prometheus_asks_services_that_are_there(services: dict[str, Kind], tmp_
     assert done.returncode == 0, done.stderr
     jobs = {job["job_name"]: job for job in yaml.safe_load(Path(scrape).read_text())["scrape_configs"]}
     targets = {name: target for name, job in jobs.items() for target in job["static_configs"][0]["targets"]}
-    assert targets == {"iris": "api:8000", "prometheus": "localhost:9090", "alertmanager": "alertmanager:9093"}
+    assert targets == {
+        "iris": "api:8000",
+        "iris-drift": "drift:8000",
+        "prometheus": "localhost:9090",
+        "alertmanager": "alertmanager:9093",
+    }
+    ports = {**PORTS, "localhost": PORTS["prometheus"], "drift": PORTS["api"]}  # of one image with the service
     for target in targets.values():
         host, _, port = target.partition(":")
-        assert PORTS[host if host != "localhost" else "prometheus"] == int(port)
+        assert ports[host] == int(port)
 
 
 def test_grafana_reads_prometheus_shows_nothing_to_strangers_and_calls_nobody(services: dict[str, Kind]) -> None:
