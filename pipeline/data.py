@@ -1,43 +1,23 @@
-"""The iris data: read, held to its contract, and divided into training and test rows once and for all."""
+"""The data: read, held to its contract, and divided into training and test rows once and for all."""
 
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_iris
 
+from pipeline import dataset
+from pipeline.dataset import CLASSES, FEATURES, ROWS, TEST_ROWS
 from pipeline.errors import PipelineError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Feature(NamedTuple):
-    """One measurement of a flower, and the values in cm that are believed, both ends included."""
+LOW, HIGH, STEP = np.array([(feature.low, feature.high, feature.step) for feature in FEATURES]).T
 
-    name: str
-    low: float
-    high: float
-
-
-# From nothing to half as much again as the largest flower in the data (7.9, 4.4, 6.9 and 2.5 cm), in whole
-# centimetres: wide enough for any flower of the three species, and a row in millimetres falls outside.
-FEATURES = (
-    Feature("sepal_length_cm", 0.0, 12.0),
-    Feature("sepal_width_cm", 0.0, 7.0),
-    Feature("petal_length_cm", 0.0, 10.0),
-    Feature("petal_width_cm", 0.0, 4.0),
-)
-LOW, HIGH = np.array([(feature.low, feature.high) for feature in FEATURES]).T
-CLASSES = ("setosa", "versicolor", "virginica")
-ROWS = 150
-ROWS_PER_CLASS = ROWS // len(CLASSES)
-TEST_ROWS_PER_CLASS = 10
-
-# The division belongs to the data, not to a training: whatever its seed, a challenger answers the same thirty
-# flowers as the champion did. 0 because no other number is less chosen.
+# The division belongs to the data, not to a training: whatever its seed, a challenger answers the same rows as the
+# champion did. 0 because no other number is less chosen.
 SPLIT_SEED = 0
 
 
@@ -46,14 +26,14 @@ class ContractError(PipelineError):
 
     def __init__(self, rule: str, found: str) -> None:
         super().__init__(
-            f"the iris data breaks its contract: {rule} wanted, {found} found. "
-            "Put scikit-learn's own data set back, or change the contract in pipeline/data.py."
+            f"the {dataset.NAME} data breaks its contract: {rule} wanted, {found} found. "
+            "Put the data back, or change the contract in pipeline/dataset.py."
         )
 
 
 @dataclass(frozen=True)
-class Iris:
-    """Features [150, 4] in cm, labels [150] that index CLASSES, and the numbers [30] of the rows held out."""
+class Data:
+    """Features [rows, features], labels [rows] that index CLASSES, and the numbers of the rows held out."""
 
     features: Floats
     labels: Ints
@@ -61,7 +41,7 @@ class Iris:
 
     @property
     def train_rows(self) -> Ints:
-        """The numbers [120] of the rows that are not held out."""
+        """The numbers of the rows that are not held out."""
         return np.setdiff1d(np.arange(len(self.labels)), self.test_rows)
 
     @property
@@ -71,72 +51,72 @@ class Iris:
         return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
-def load() -> Iris:
-    """Return scikit-learn's iris, divided; raise ContractError if it is not what it should be."""
-    bunch = load_iris()
-    features, labels = bunch.data.astype(np.float64), bunch.target.astype(np.int64)
-    iris = Iris(features, labels, hold_out(features, labels))
-    check(iris)
-    return iris
+def load() -> Data:
+    """Return the data set, divided; raise ContractError if it is not what it should be."""
+    values, classes = dataset.read()
+    features, labels = np.asarray(values, np.float64), np.asarray(classes, np.int64)
+    data = Data(features, labels, hold_out(features, labels))
+    check(data)
+    return data
 
 
-def flowers(features: Floats) -> Ints:
-    """Number the flowers of rows [n, 4]: equal rows get the same number, [n]."""
+def groups(features: Floats) -> Ints:
+    """Number rows [n, features] so that equal ones, and no others, have the same number, [n]."""
     return np.unique(features, axis=0, return_inverse=True)[1].astype(np.int64).reshape(-1)
 
 
 def hold_out(features: Floats, labels: Ints) -> Ints:
-    """Draw ten test rows of each class, among the rows that occur once; return their numbers [30], ascending.
+    """Draw the test rows of each class, among the rows that occur once; return their numbers, ascending.
 
-    Iris holds one flower twice (5.8 2.7 5.1 1.9, virginica). Both rows stay, and both in training, so that no
-    model is tested on a flower that it has seen.
+    Rows that occur more often stay, all of them in training, so that no model is tested on a row that it has seen.
+    Iris has such a flower (5.8 2.7 5.1 1.9, virginica).
     """
-    number = flowers(features)
+    number = groups(features)
     once = np.bincount(number)[number] == 1
     random = np.random.RandomState(SPLIT_SEED)  # its stream is frozen for good; a Generator's is not
     drawn = [
-        random.choice(np.flatnonzero(once & (labels == label)), TEST_ROWS_PER_CLASS, replace=False)
+        random.choice(np.flatnonzero(once & (labels == label)), TEST_ROWS, replace=False)
         for label in range(len(CLASSES))
     ]
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
-def check(iris: Iris) -> None:
+def check(data: Data) -> None:
     """Raise ContractError for the first broken rule, with the row and the column that break it."""
-    _check_shape(iris)
-    _check_values(iris.features)
-    _check_classes(iris.labels)
-    _check_division(iris)
+    _check_shape(data)
+    _check_values(data.features)
+    _check_classes(data.labels)
+    _check_division(data)
 
 
-def _check_shape(iris: Iris) -> None:
-    if iris.features.shape != (ROWS, len(FEATURES)):
-        raise ContractError(f"{ROWS} rows of {len(FEATURES)} features", f"shape {iris.features.shape}")
-    if iris.labels.shape != (ROWS,):
-        raise ContractError(f"{ROWS} labels", f"shape {iris.labels.shape}")
+def _check_shape(data: Data) -> None:
+    if data.features.shape != (sum(ROWS), len(FEATURES)):
+        raise ContractError(f"{sum(ROWS)} rows of {len(FEATURES)} features", f"shape {data.features.shape}")
+    if data.labels.shape != (sum(ROWS),):
+        raise ContractError(f"{sum(ROWS)} labels", f"shape {data.labels.shape}")
 
 
 def _check_values(features: Floats) -> None:
     for row, column in np.argwhere(~np.isfinite(features)):
         raise ContractError(f"finite {FEATURES[column].name}", f"{features[row, column]} in row {row}")
     for row, column in np.argwhere((features < LOW) | (features > HIGH)):
-        name, low, high = FEATURES[column]
+        name, low, high, _ = FEATURES[column]
         raise ContractError(f"{name} from {low} to {high}", f"{features[row, column]} in row {row}")
 
 
 def _check_classes(labels: Ints) -> None:
     for row in np.flatnonzero((labels < 0) | (labels >= len(CLASSES))):
         raise ContractError(f"labels from 0 to {len(CLASSES) - 1}", f"{labels[row]} in row {row}")
-    for name, count in zip(CLASSES, np.bincount(labels, minlength=len(CLASSES)), strict=True):
-        if count != ROWS_PER_CLASS:
-            raise ContractError(f"{ROWS_PER_CLASS} rows of {name}", f"{count}")
+    for name, wanted, count in zip(CLASSES, ROWS, np.bincount(labels, minlength=len(CLASSES)), strict=True):
+        if count != wanted:
+            raise ContractError(f"{wanted} rows of {name}", f"{count}")
 
 
-def _check_division(iris: Iris) -> None:
-    held = np.bincount(iris.labels[iris.test_rows], minlength=len(CLASSES))
+def _check_division(data: Data) -> None:
+    held = np.bincount(data.labels[data.test_rows], minlength=len(CLASSES))
     for name, count in zip(CLASSES, held, strict=True):
-        if count != TEST_ROWS_PER_CLASS:
-            raise ContractError(f"{TEST_ROWS_PER_CLASS} test rows of {name}", f"{count}")
-    number = flowers(iris.features)
-    for row in iris.test_rows[np.isin(number[iris.test_rows], number[iris.train_rows])]:
+        if count != TEST_ROWS:
+            raise ContractError(f"{TEST_ROWS} test rows of {name}", f"{count}")
+    number = groups(data.features)
+    for row in data.test_rows[np.isin(number[data.test_rows], number[data.train_rows])]:
         raise ContractError("test rows that training has not seen", f"test row {row} in training too")

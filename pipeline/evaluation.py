@@ -10,7 +10,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 
 from pipeline import candidates
-from pipeline.data import CLASSES, FEATURES, Floats, Ints, Iris, flowers
+from pipeline.data import Data, Floats, Ints, groups
+from pipeline.dataset import CLASSES, FEATURES
 from pipeline.names import Algorithm
 
 FOLDS = 5
@@ -28,24 +29,24 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate fitted on the 120 training rows, and what was measured."""
+    """A candidate fitted on the training rows, and what was measured."""
 
     algorithm: Algorithm
     model: Pipeline
-    test: Scores  # of the 30 rows held out
+    test: Scores  # of the rows held out
     cv: Scores  # mean over the folds
     cv_std: Scores
-    confusion: Ints  # [3, 3] of the rows held out: true classes down, predicted ones across
+    confusion: Ints  # [classes, classes] of the rows held out: true classes down, predicted ones across
     report: str
     importance: dict[str, float] | None  # by feature, sum 1; only a forest has it
 
 
-def evaluate(algorithm: Algorithm, iris: Iris, seed: int) -> Evaluation:
+def evaluate(algorithm: Algorithm, data: Data, seed: int) -> Evaluation:
     """Fit the algorithm on the training rows and measure it."""
-    x, y = iris.features[iris.train_rows], iris.labels[iris.train_rows]
+    x, y = data.features[data.train_rows], data.labels[data.train_rows]
     by_fold = cross_validate(candidates.build(algorithm, seed), x, y)
     model = candidates.build(algorithm, seed).fit(x, y)
-    actual, predicted = iris.labels[iris.test_rows], model.predict(iris.features[iris.test_rows])
+    actual, predicted = data.labels[data.test_rows], model.predict(data.features[data.test_rows])
     return Evaluation(
         algorithm=algorithm,
         model=model,
@@ -59,14 +60,14 @@ def evaluate(algorithm: Algorithm, iris: Iris, seed: int) -> Evaluation:
 
 
 def cross_validate(model: Pipeline, x: Floats, y: Ints) -> list[Scores]:
-    """Score clones of the model, each on the fold of rows x [n, 4] that it was not fitted on."""
+    """Score clones of the model, each on the fold of rows x [n, features] that it was not fitted on."""
     return [score(y[held], clone(model).fit(x[rest], y[rest]).predict(x[held])) for rest, held in folds(x, y)]
 
 
 def folds(x: Floats, y: Ints) -> list[tuple[Ints, Ints]]:
-    """Divide rows x [n, 4] into five stratified folds, as (rows of the others, rows of the fold)."""
+    """Divide rows x [n, features] into five stratified folds, as (rows of the others, rows of the fold)."""
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
-    return list(splitter.split(x, y, flowers(x)))  # grouped: equal flowers share a fold
+    return list(splitter.split(x, y, groups(x)))  # equal rows share a fold
 
 
 def score(actual: Ints, predicted: Ints) -> Scores:

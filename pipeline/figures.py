@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from pipeline.data import CLASSES
+from pipeline.dataset import CLASSES
 from pipeline.evaluation import Evaluation
 
 ROOM = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)  # inches
@@ -21,7 +21,7 @@ def confusion(evaluation: Evaluation) -> Figure:
         for column, count in enumerate(line):
             color = PALE if count > counts.max() / 2 else INK
             axes.text(column, row, str(count), ha="center", va="center", fontsize=18, color=color)
-    axes.set_title(f"{evaluation.algorithm}: {right} of {total} test flowers named right", fontsize=11, pad=12)
+    axes.set_title(f"{evaluation.algorithm}: {right} of {total} test rows named right", fontsize=11, pad=12)
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set_yticks(range(len(CLASSES)), CLASSES, rotation=90, va="center")
     axes.set_xlabel("predicted")

@@ -11,7 +11,8 @@ from typing import NotRequired, TypedDict
 import numpy as np
 from sklearn.base import clone
 
-from pipeline.data import CLASSES, FEATURES, Iris
+from pipeline.data import Data
+from pipeline.dataset import CLASSES, FEATURES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import Evaluation, folds
 from pipeline.onnx_export import TOLERANCE, answer, as_float32
@@ -25,7 +26,7 @@ class FolderError(PipelineError):
 
 
 class Bounds(TypedDict):
-    """A feature, and the values in cm that the service accepts, both ends included."""
+    """A feature, and the values that the service accepts, both ends included."""
 
     name: str
     min: float
@@ -33,7 +34,7 @@ class Bounds(TypedDict):
 
 
 class Golden(TypedDict):
-    """A test row [4], the label that scikit-learn gave it, and that label's probability."""
+    """A test row, the label that scikit-learn gave it, and that label's probability."""
 
     features: list[float]
     prediction: int
@@ -43,9 +44,9 @@ class Golden(TypedDict):
 class Reference(TypedDict):
     """What traffic is compared with: training rows, and answers to them by models that had not seen them."""
 
-    features: list[list[float]]  # [4, 120] values in cm, ascending
-    predictions: list[int]  # [3] answers by class
-    probabilities: list[float]  # [120] of the answers, ascending
+    features: list[list[float]]  # [features, training rows] values, ascending
+    predictions: list[int]  # [classes] answers
+    probabilities: list[float]  # of the answers, ascending
 
 
 class Facts(TypedDict):
@@ -77,7 +78,7 @@ class Document(TypedDict):
     reference: NotRequired[Reference]  # older versions have none
 
 
-def facts(evaluation: Evaluation, iris: Iris, onnx: bytes) -> Facts:
+def facts(evaluation: Evaluation, data: Data, onnx: bytes) -> Facts:
     """Describe a candidate and its ONNX form."""
     return Facts(
         algorithm=evaluation.algorithm.value,
@@ -86,14 +87,14 @@ def facts(evaluation: Evaluation, iris: Iris, onnx: bytes) -> Facts:
         classes=list(CLASSES),
         metrics=evaluation.test._asdict(),
         libraries={"python": python_version()} | {name: version(name) for name in LIBRARIES},
-        golden=golden(evaluation, iris),
-        reference=reference(evaluation, iris),
+        golden=golden(evaluation, data),
+        reference=reference(evaluation, data),
     )
 
 
-def golden(evaluation: Evaluation, iris: Iris) -> list[Golden]:
+def golden(evaluation: Evaluation, data: Data) -> list[Golden]:
     """Return what the scikit-learn model answers for the test rows."""
-    rows = iris.features[iris.test_rows]
+    rows = data.features[data.test_rows]
     labels = evaluation.model.predict(as_float32(rows))
     probabilities = evaluation.model.predict_proba(as_float32(rows))
     return [
@@ -102,13 +103,13 @@ def golden(evaluation: Evaluation, iris: Iris) -> list[Golden]:
     ]
 
 
-def reference(evaluation: Evaluation, iris: Iris) -> Reference:
+def reference(evaluation: Evaluation, data: Data) -> Reference:
     """Return the training rows by feature, and what clones of the model answer to the fold that they did not see.
 
-    On the rows that it was fitted on the model is surer of itself than it will ever be again, and the 30 test rows
+    On the rows that it was fitted on the model is surer of itself than it will ever be again, and the test rows
     alone would let a large shift pass for chance.
     """
-    x, y = iris.features[iris.train_rows], iris.labels[iris.train_rows]
+    x, y = data.features[data.train_rows], data.labels[data.train_rows]
     probabilities = np.empty((len(x), len(CLASSES)))
     for rest, held in folds(x, y):
         probabilities[held] = clone(evaluation.model).fit(x[rest], y[rest]).predict_proba(as_float32(x[held]))

@@ -2,7 +2,6 @@
 
 from enum import StrEnum
 
-MODEL_NAME = "iris-classifier"  # of the experiment, the registered model and the ONNX graph
 CHAMPION = "production"  # the alias of the version that a challenger has to match
 SEED = 42  # of the candidates, unless --seed says otherwise; any number does
 

@@ -9,8 +9,8 @@ from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.pipeline import Pipeline
 
-from pipeline.data import FEATURES, HIGH, LOW, Floats, Ints
-from pipeline.names import MODEL_NAME
+from pipeline.data import HIGH, LOW, STEP, Floats, Ints
+from pipeline.dataset import FEATURES, MODEL_NAME
 
 OPSET = 17  # of ONNX 1.12, 2022: old enough for every runtime in use, and more than these models need
 RANDOM_ROWS = 1000
@@ -28,7 +28,7 @@ class Parity(NamedTuple):
 def convert(model: Pipeline) -> bytes:
     """Return a fitted model as ONNX.
 
-    Input `features`, float32 [N, 4]; outputs `label`, int64 [N], and `probabilities`, float32 [N, 3].
+    Input `features`, float32 [N, features]; outputs `label`, int64 [N], and `probabilities`, float32 [N, classes].
     """
     with warnings.catch_warnings():
         # skl2onnx 1.20 reads an attribute of SVC that scikit-learn 1.9 deprecates; it is empty here.
@@ -44,7 +44,7 @@ def convert(model: Pipeline) -> bytes:
 
 
 def answer(onnx: bytes, features: Floats) -> tuple[Ints, Floats]:
-    """Ask the ONNX model about rows [N, 4]; return labels [N] and probabilities [N, 3]."""
+    """Ask the ONNX model about rows [N, features]; return labels [N] and probabilities [N, classes]."""
     options = onnxruntime.SessionOptions()
     # One thread, as in the service: the hundred trees then vote in order. With more, partial sums round
     # differently, and between two classes of 48 votes each the label is a matter of luck.
@@ -55,22 +55,24 @@ def answer(onnx: bytes, features: Floats) -> tuple[Ints, Floats]:
 
 
 def as_float32(features: Floats) -> Floats:
-    """Round to numbers that float32 holds, so that both models are asked about the same flower."""
+    """Round to numbers that float32 holds, so that both models are asked about the same row."""
     return features.astype(np.float32).astype(np.float64)
 
 
 def random_rows(seed: int) -> Floats:
-    """Draw rows [1000, 4] within bounds, on a grid of half a millimetre.
+    """Draw rows [1000, features] within bounds, on a grid of half the step in which each feature comes.
 
-    The data is in whole millimetres, so that is where a tree's thresholds lie, halfway between two flowers. The
-    rows hit them exactly: there, a threshold rounded the wrong way sends a flower down the wrong branch.
+    That is where a tree's thresholds lie, halfway between two rows of the data. These rows hit them exactly: a
+    threshold rounded the wrong way sends them down the wrong branch.
     """
+    halves = 2 / STEP  # in one unit of each feature
     drawn = np.random.RandomState(seed).uniform(LOW, HIGH, (RANDOM_ROWS, len(FEATURES)))
-    return np.round(drawn * 20) / 20
+    on_grid: Floats = np.round(drawn * halves) / halves
+    return on_grid
 
 
 def compare(model: Pipeline, onnx: bytes, features: Floats) -> Parity:
-    """Ask both models about rows [N, 4] and measure how they differ."""
+    """Ask both models about rows [N, features] and measure how they differ."""
     rows = as_float32(features)
     labels, probabilities = answer(onnx, rows)
     return Parity(

@@ -19,12 +19,13 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from pipeline import figures, gate
-from pipeline.data import CLASSES, FEATURES, SPLIT_SEED, Iris
+from pipeline.data import SPLIT_SEED, Data
+from pipeline.dataset import CLASSES, FEATURES, MODEL_NAME, NAME
 from pipeline.errors import PipelineError
 from pipeline.evaluation import FOLD_SEED, Evaluation
 from pipeline.gate import Figures
 from pipeline.model_folder import DOCUMENT, MODEL, Facts
-from pipeline.names import CHAMPION, MODEL_NAME, Algorithm
+from pipeline.names import CHAMPION, Algorithm
 
 SQLITE = "sqlite:///"
 SIGNATURE = ModelSignature(
@@ -87,27 +88,27 @@ def _brief(error: Exception) -> str:
 
 
 @contextmanager
-def training_run(iris: Iris, seed: int) -> Iterator[None]:
+def training_run(data: Data, seed: int) -> Iterator[None]:
     """Record a training: one run, in which each candidate's run is nested."""
     with mlflow.start_run(run_name="training"):
-        _log_data(iris)
+        _log_data(data)
         mlflow.log_params({"seed": seed, "split_seed": SPLIT_SEED, "fold_seed": FOLD_SEED})
         yield
 
 
 @contextmanager
-def candidate_run(algorithm: Algorithm, iris: Iris) -> Iterator[str]:
+def candidate_run(algorithm: Algorithm, data: Data) -> Iterator[str]:
     """Record a candidate's training; yield the run's id."""
     with mlflow.start_run(run_name=algorithm.value, nested=True) as run:
-        _log_data(iris)
+        _log_data(data)
         yield run.info.run_id
 
 
-def _log_data(iris: Iris) -> None:
+def _log_data(data: Data) -> None:
     # MLflow keeps 36 characters of a digest; the tag has all of it.
-    dataset = from_numpy(iris.features, targets=iris.labels, name="iris", digest=iris.digest[:36])
+    dataset = from_numpy(data.features, targets=data.labels, name=NAME, digest=data.digest[:36])
     mlflow.log_input(dataset, context="training")
-    mlflow.set_tag("data_sha256", iris.digest)
+    mlflow.set_tag("data_sha256", data.digest)
 
 
 def log_evaluation(evaluation: Evaluation) -> None:

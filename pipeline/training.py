@@ -6,33 +6,34 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import data, evaluation, gate, model_folder, onnx_export, registry
-from pipeline.data import Iris
+from pipeline.data import Data
+from pipeline.dataset import MODEL_NAME
 from pipeline.errors import Refused
 from pipeline.evaluation import Evaluation
 from pipeline.model_folder import Document
-from pipeline.names import CHAMPION, MODEL_NAME, Algorithm
+from pipeline.names import CHAMPION, Algorithm
 from pipeline.terminal import Terminal
 
 
 def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, terminal: Terminal) -> None:
     """Train, choose, judge, register, export; raise Refused, with nothing registered, if the gate says no."""
     model_folder.refuse_other(out)
-    iris = data.load()
-    terminal.say("data", f"{len(iris.train_rows)} flowers to learn from, {len(iris.test_rows)} held out")
+    loaded = data.load()
+    terminal.say("data", f"{len(loaded.train_rows)} rows to learn from, {len(loaded.test_rows)} held out")
     with registry.connected(uri):
-        with registry.training_run(iris, seed):
-            runs = {algorithm: _evaluate(algorithm, iris, seed, terminal) for algorithm in algorithms}
+        with registry.training_run(loaded, seed):
+            runs = {algorithm: _evaluate(algorithm, loaded, seed, terminal) for algorithm in algorithms}
             candidates = [candidate for _, candidate in runs.values()]
             winner = gate.choose(candidates)
             terminal.results(candidates, winner)
             onnx = onnx_export.convert(winner.model)
-            reasons = _judge(winner, onnx, iris, seed, terminal)
+            reasons = _judge(winner, onnx, loaded, seed, terminal)
             registry.log_verdict(winner, reasons)
         if reasons:
             raise Refused(reasons)
         run_id, _ = runs[winner.algorithm]
-        facts = model_folder.facts(winner, iris, onnx)
-        number = registry.register(run_id, onnx, facts, _tags(winner, iris, seed, facts["sha256"]))
+        facts = model_folder.facts(winner, loaded, onnx)
+        number = registry.register(run_id, onnx, facts, _tags(winner, loaded, seed, facts["sha256"]))
         terminal.say("registered", f"{MODEL_NAME} version {number}, {winner.algorithm}")
         _export(number, out, terminal)
         registry.promote(number)
@@ -45,16 +46,16 @@ def export(version: str | None, alias: str, out: Path, uri: str, terminal: Termi
         _export(version or registry.find(alias), out, terminal)
 
 
-def _evaluate(algorithm: Algorithm, iris: Iris, seed: int, terminal: Terminal) -> tuple[str, Evaluation]:
-    with registry.candidate_run(algorithm, iris) as run_id:
-        candidate = evaluation.evaluate(algorithm, iris, seed)
+def _evaluate(algorithm: Algorithm, loaded: Data, seed: int, terminal: Terminal) -> tuple[str, Evaluation]:
+    with registry.candidate_run(algorithm, loaded) as run_id:
+        candidate = evaluation.evaluate(algorithm, loaded, seed)
         registry.log_evaluation(candidate)
     terminal.say("trained", algorithm.value)
     return run_id, candidate
 
 
-def _judge(winner: Evaluation, onnx: bytes, iris: Iris, seed: int, terminal: Terminal) -> list[str]:
-    rows = np.vstack([iris.features, onnx_export.random_rows(seed)])
+def _judge(winner: Evaluation, onnx: bytes, loaded: Data, seed: int, terminal: Terminal) -> list[str]:
+    rows = np.vstack([loaded.features, onnx_export.random_rows(seed)])
     parity = onnx_export.compare(winner.model, onnx, rows)
     champion = registry.champion()
     terminal.say(
@@ -63,7 +64,7 @@ def _judge(winner: Evaluation, onnx: bytes, iris: Iris, seed: int, terminal: Ter
     return gate.check(gate.figures(winner), champion, parity)
 
 
-def _tags(winner: Evaluation, iris: Iris, seed: int, sha256: str) -> dict[str, str]:
+def _tags(winner: Evaluation, loaded: Data, seed: int, sha256: str) -> dict[str, str]:
     """Return what the registry keeps with the version; a challenger is compared with its figures."""
     figures = {name: repr(value) for name, value in gate.figures(winner)._asdict().items()}
     return figures | {
@@ -71,7 +72,7 @@ def _tags(winner: Evaluation, iris: Iris, seed: int, sha256: str) -> dict[str, s
         "sha256": sha256,
         "test_f1": repr(winner.test.f1),
         "seed": str(seed),
-        "data_sha256": iris.digest,
+        "data_sha256": loaded.digest,
     }
 
 

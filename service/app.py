@@ -177,10 +177,11 @@ async def _observed(cold: FastAPI, metrics: Metrics, scope: Scope, receive: Rece
 
 
 def _cold_endpoints(service: Service, schema: Schema, inference: v2.Inference) -> FastAPI:
+    classes = ", ".join(service.model.facts.classes)
     app = FastAPI(
-        title="iris-classifier",
+        title=service.model.facts.name,
         version=service.model.facts.version,
-        description="Classifies iris flowers; every answered prediction is in the log, exactly once.",
+        description=f"Predicts one of {classes}; every answered prediction is in the log, exactly once.",
         lifespan=service.running,
         redoc_url=None,
         redirect_slashes=False,  # the address of a redirect would be built from the client's Host header

@@ -1,61 +1,25 @@
-"""A cluster, from nothing to nothing: killed half-way, brought up, used, brought up again, taken down."""
+"""A cluster that was killed half-way and brought up again: used, and brought up once more."""
 
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from cluster import doctor, forge, images, machine, secrets
-from local.engine import buildah
-from local.image import BASE, find_base
-from tests.cluster import snapshot
+from cluster import forge, machine, secrets
+from local.image import BASE
+from tests.cluster.commands import CLUSTER, MINUTES, get, kubectl, run_cluster, up, wait_for_rollout
 from tests.overlays import render
 from tests.running import ROOT, wait_until
 
 pytestmark = pytest.mark.cluster
 
-HERE = Path(__file__).parent
-CLUSTER = [sys.executable, "-m", "cluster"]
-MINUTES = 60.0
 SYSTEM = "system:serviceaccount"
 PLATFORM = {"argo-rollouts", "argocd", "database", "kube-system", "monitoring", "traefik"}
-
-
-@pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> snapshot.Snapshot:
-    """What this machine has without a cluster; packages that the cluster needs stay, so they come first."""
-    if machine.init_pid() is not None:
-        pytest.exit("a cluster runs here, and these tests end it; `make down`, if you can do without it", 1)
-    doctor.prepare()
-    machine.stop()
-    return snapshot.take(tmp_path_factory.getbasetemp().parent)
-
-
-@pytest.fixture(scope="module")
-def cluster(before: snapshot.Snapshot) -> Iterator[str]:  # noqa: ARG001 - it comes first
-    """The platform's cluster, brought up after an `up` that was killed; yields what the second one printed."""
-    _kill_up_when(lambda: machine.log("kubeadm").exists())
-    done = _up()
-    yield done.stderr
-    subprocess.run([*CLUSTER, "down"], cwd=ROOT, check=True)
-
-
-@pytest.fixture(scope="module")
-def placeholder(cluster: str) -> None:  # noqa: ARG001 - it runs there
-    """What stands for an application, applied and ready in the namespace iris-dev."""
-    images.push(buildah(), find_base(buildah()), images.in_registry(BASE))
-    _kubectl("apply", "--namespace=iris-dev", f"--filename={HERE / 'placeholder.yaml'}")
-    _kubectl("wait", "--namespace=iris-dev", "--for=condition=Available", "deployment/one", "--timeout=3m")
-    _wait_for_rollout("Healthy")
 
 
 def test_up_says_each_step_with_its_time_and_what_to_do_next(cluster: str) -> None:
@@ -78,7 +42,7 @@ def test_up_says_each_step_with_its_time_and_what_to_do_next(cluster: str) -> No
 
 
 def test_every_pod_of_the_platform_is_ready(cluster: str) -> None:  # noqa: ARG001
-    pods = _get("pods", "--all-namespaces")
+    pods = get("pods", "--all-namespaces")
     assert {pod["metadata"]["namespace"] for pod in pods} == {*PLATFORM, "iris-dev"}  # dev has its database
     for pod in pods:
         ready = {condition["type"]: condition["status"] for condition in pod["status"]["conditions"]}
@@ -91,24 +55,24 @@ def test_the_router_answers_on_this_host_for_a_deployment(placeholder: None) -> 
 
 
 def test_a_canary_of_ten_percent_gets_ten_percent_of_the_requests(placeholder: None) -> None:  # noqa: ARG001
-    _kubectl("argo", "rollouts", "status", "two", "--namespace=iris-dev", "--timeout=1m")
+    kubectl("argo", "rollouts", "status", "two", "--namespace=iris-dev", "--timeout=1m")
     new = [{"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": "canary"}]
-    _kubectl("patch", "rollout", "two", "--namespace=iris-dev", "--type=json", f"--patch={json.dumps(new)}")
-    _wait_for_rollout("Paused")
+    kubectl("patch", "rollout", "two", "--namespace=iris-dev", "--type=json", f"--patch={json.dumps(new)}")
+    wait_for_rollout("Paused")
     wait_until(lambda: _weights() == {"stable": 90, "canary": 10}, "the controller to set the weights")
     with httpx.Client() as client:
         wait_until(lambda: "canary" in {_ask("two.example", client).text for _ in range(20)}, "the router to know")
         answers = [_ask("two.example", client).text for _ in range(1000)]
     assert 60 <= answers.count("canary") <= 140
     assert answers.count("canary") + answers.count("one") == 1000
-    _kubectl("argo", "rollouts", "promote", "two", "--namespace=iris-dev")
-    _wait_for_rollout("Healthy")
+    kubectl("argo", "rollouts", "promote", "two", "--namespace=iris-dev")
+    wait_for_rollout("Healthy")
     wait_until(lambda: _ask("two.example").text == "canary", "the router to know that the canary is stable now")
 
 
 def test_the_autoscaler_reads_metrics(placeholder: None) -> None:  # noqa: ARG001
     def reads() -> bool:
-        status = _get("horizontalpodautoscalers", "--namespace=iris-dev")[0]["status"]
+        status = get("horizontalpodautoscalers", "--namespace=iris-dev")[0]["status"]
         read = {
             metric["resource"]["name"]: metric["resource"]["current"].get("averageUtilization", 0)
             for metric in status.get("currentMetrics") or []
@@ -120,7 +84,7 @@ def test_the_autoscaler_reads_metrics(placeholder: None) -> None:  # noqa: ARG00
 
 def test_a_pod_that_uses_too_much_memory_is_killed_and_started_again(placeholder: None) -> None:  # noqa: ARG001
     def killed() -> bool:
-        pod = json.loads(_kubectl("get", "pod", "hungry", "--namespace=iris-dev", "--output=json"))
+        pod = json.loads(kubectl("get", "pod", "hungry", "--namespace=iris-dev", "--output=json"))
         container = pod["status"]["containerStatuses"][0]
         ended = container["lastState"].get("terminated", {}).get("reason")
         return bool(ended == "OOMKilled" and container["restartCount"] >= 1)
@@ -180,11 +144,11 @@ def test_argo_cd_makes_a_commit_so_and_keeps_it_so(cluster: str, tmp_path: Path)
     _git(clone, "push", "--quiet")
     wait_until(lambda: _may_be_away() == {2}, "the commit to be synced", MINUTES)
     budget = ("poddisruptionbudget", "iris", "--namespace=iris-prod")
-    _kubectl("patch", *budget, "--type=merge", '--patch={"spec": {"maxUnavailable": 3}}')
+    kubectl("patch", *budget, "--type=merge", '--patch={"spec": {"maxUnavailable": 3}}')
     wait_until(lambda: _may_be_away() == {2}, "what a person has changed to be as in git", MINUTES)
     assert "Synced" in _exec("argocd", "app", "get", "iris-prod").stdout
     # Another `up` brings the checkout's files, and keeps what was committed in the cluster's repository.
-    _up()
+    up()
     assert _may_be_away() == {2}
     _git(clone, *who, "revert", "--no-edit", "HEAD")
     _git(clone, "pull", "--quiet", "--rebase")
@@ -273,7 +237,7 @@ def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str
 
 def test_a_kubeconfig_for_this_host_works(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     config = tmp_path / "kubeconfig"
-    config.write_text(_run_cluster("kubeconfig").stdout)
+    config.write_text(run_cluster("kubeconfig").stdout)
     path = (machine.state() / "path").read_text()
     done = subprocess.run(
         ["kubectl", f"--kubeconfig={config}", "get", "nodes", "--output=name"],
@@ -299,98 +263,32 @@ def test_exec_passes_on_folder_output_and_exit_code(cluster: str, tmp_path: Path
 
 
 def test_logs_and_status_show_what_runs(cluster: str) -> None:  # noqa: ARG001
-    names = _run_cluster("logs").stdout.split()
+    names = run_cluster("logs").stdout.split()
     assert {"containerd", "doors", "kubeadm", "kubelet", "machine", "registry"} <= set(names)
-    assert "initialized successfully" in _run_cluster("logs", "kubeadm").stdout
-    missing = _run_cluster("logs", "nothing")
+    assert "initialized successfully" in run_cluster("logs", "kubeadm").stdout
+    missing = run_cluster("logs", "nothing")
     assert missing.returncode == 1
     assert "kubeadm" in missing.stderr
-    assert "argocd-application-controller" in _run_cluster("status").stdout
+    assert "argocd-application-controller" in run_cluster("status").stdout
 
 
 def test_up_twice_changes_nothing(placeholder: None) -> None:  # noqa: ARG001
     first, pid = _platform_pods(), machine.init_pid()
-    done = _up()
+    done = up()
     assert machine.init_pid() == pid
     assert "  ok  Kubernetes (" not in done.stderr
     assert _platform_pods() == first
 
 
 def test_another_cluster_beside_it_is_refused_with_the_port_that_is_taken(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
-    done = _run_cluster("doctor", XDG_CACHE_HOME=str(tmp_path))
+    done = run_cluster("doctor", XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 1
     assert "port 8080" in done.stderr
     assert "fix: ss -ltnp 'sport = :8080'" in done.stderr
 
 
-def test_down_leaves_nothing(before: snapshot.Snapshot, cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
-    assert _run_cluster("down").returncode == 0
-    _assert_nothing_left(before, tmp_path)
-
-
-@pytest.mark.parametrize("victim", ["first process", "unshare"])
-def test_down_leaves_nothing_of_a_cluster_that_was_killed_half_way(
-    before: snapshot.Snapshot, tmp_path: Path, victim: str
-) -> None:
-    _kill_up_when((machine.state() / "root/etc/kubernetes/manifests/etcd.yaml").exists)
-    pid = machine.init_pid()
-    assert pid
-    if victim == "unshare":
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: machine.init_pid() is None, "the cluster to be gone")
-    assert any("leftovers" in line and " no " in line for line in _run_cluster("doctor").stderr.splitlines())
-    assert _run_cluster("down").returncode == 0
-    _assert_nothing_left(before, tmp_path)
-
-
-def _assert_nothing_left(before: snapshot.Snapshot, apart: Path) -> None:
-    found: dict[str, set[str]] = {}
-
-    def nothing() -> bool:
-        found.clear()
-        found.update(snapshot.difference(before, snapshot.take(apart.parent.parent)))
-        return not found
-
-    try:
-        wait_until(nothing, "", 1 * MINUTES)  # others on this machine start and end processes, too
-    except AssertionError:
-        pytest.fail(f"left, or gone: {found}")
-
-
-def _kill_up_when(condition: Callable[[], bool]) -> None:
-    """Start `up`, kill it without a word once the condition holds, and leave the rest as it is."""
-    process = subprocess.Popen([*CLUSTER, "up"], cwd=ROOT, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60 * MINUTES  # it may have all programs to build
-        while not condition():
-            assert process.poll() is None, "up has ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _up() -> subprocess.CompletedProcess[str]:
-    done = _run_cluster("up")
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def _run_cluster(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CLUSTER, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def _exec(*command: str) -> subprocess.CompletedProcess[str]:
-    return _run_cluster("exec", "--", *command)
+    return run_cluster("exec", "--", *command)
 
 
 def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -404,20 +302,11 @@ def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     )
 
 
-def _kubectl(*arguments: str) -> str:
-    return machine.run("kubectl", *arguments, seconds=5 * MINUTES)
-
-
-def _get(kind: str, *options: str) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = json.loads(_kubectl("get", kind, *options, "--output=json"))["items"]
-    return items
-
-
 def _platform_pods() -> dict[str, int]:
     """Return the restarts of each pod of the platform; those of the placeholder come and go."""
     return {
         pod["metadata"]["uid"]: sum(container["restartCount"] for container in pod["status"]["containerStatuses"])
-        for pod in _get("pods", "--all-namespaces")
+        for pod in get("pods", "--all-namespaces")
         if pod["metadata"]["namespace"] in PLATFORM
     }
 
@@ -427,16 +316,8 @@ def _ask(host: str, client: httpx.Client | None = None) -> httpx.Response:
 
 
 def _weights() -> dict[str, int]:
-    splits = {item["metadata"]["name"]: item["spec"] for item in _get("traefikservices", "--namespace=iris-dev")}
+    splits = {item["metadata"]["name"]: item["spec"] for item in get("traefikservices", "--namespace=iris-dev")}
     return {service["name"]: service["weight"] for service in splits["split"]["weighted"]["services"]}
-
-
-def _wait_for_rollout(phase: str) -> None:
-    def reached() -> bool:
-        status = _get("rollouts", "--namespace=iris-dev")[0].get("status", {})
-        return bool(status.get("phase") == phase)
-
-    wait_until(reached, f"the rollout to be {phase}", 3 * MINUTES)
 
 
 def _may_be_away() -> set[int]:
@@ -444,7 +325,7 @@ def _may_be_away() -> set[int]:
     return {
         budget["spec"]["maxUnavailable"]
         for environment in ("iris-dev", "iris-prod")
-        for budget in _get("poddisruptionbudgets", f"--namespace={environment}")
+        for budget in get("poddisruptionbudgets", f"--namespace={environment}")
     }
 
 

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.exc import SADeprecationWarning
 
 from pipeline import data, onnx_export
-from pipeline.data import Iris
+from pipeline.data import Data
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.names import SEED, Algorithm
 from tests.pipeline.workspace import Outcome, State, Workspace
@@ -34,12 +34,12 @@ def _mlflow_loaded() -> None:
 
 
 @pytest.fixture(scope="session")
-def iris() -> Iris:
+def iris() -> Data:
     return data.load()
 
 
 @pytest.fixture(scope="session")
-def evaluations(iris: Iris) -> dict[Algorithm, Evaluation]:
+def evaluations(iris: Data) -> dict[Algorithm, Evaluation]:
     """Every candidate with the default seed."""
     return {algorithm: evaluate(algorithm, iris, SEED) for algorithm in Algorithm}
 

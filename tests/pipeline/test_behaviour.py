@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipeline import onnx_export
-from pipeline.data import CLASSES, HIGH, Floats, Iris
+from pipeline.data import HIGH, Data, Floats
+from pipeline.dataset import CLASSES
 from pipeline.names import Algorithm
 
 PETAL_LENGTH, PETAL_WIDTH = 2, 3
@@ -17,7 +18,7 @@ def model(request: pytest.FixtureRequest, exported: dict[Algorithm, bytes]) -> b
     return exported[request.param]
 
 
-def test_one_row_is_answered_as_in_a_batch(model: bytes, iris: Iris) -> None:
+def test_one_row_is_answered_as_in_a_batch(model: bytes, iris: Data) -> None:
     rows = np.vstack([iris.features, onnx_export.random_rows(seed=5)[:100]])
     labels, probabilities = onnx_export.answer(model, rows)
     alone = [onnx_export.answer(model, row[np.newaxis]) for row in rows]
@@ -26,7 +27,7 @@ def test_one_row_is_answered_as_in_a_batch(model: bytes, iris: Iris) -> None:
     assert np.allclose(probabilities, np.concatenate([p for _, p in alone]), rtol=0, atol=1e-6)
 
 
-def test_the_order_of_the_rows_does_not_matter(model: bytes, iris: Iris) -> None:
+def test_the_order_of_the_rows_does_not_matter(model: bytes, iris: Data) -> None:
     order = np.random.RandomState(0).permutation(len(iris.features))
     labels, probabilities = onnx_export.answer(model, iris.features)
     shuffled_labels, shuffled = onnx_export.answer(model, iris.features[order])
@@ -42,7 +43,7 @@ def test_probabilities_sum_to_one_and_the_label_is_the_largest(model: bytes) -> 
     assert np.allclose(chosen, probabilities.max(axis=1), atol=1e-5)
 
 
-def test_an_error_of_the_ruler_does_not_change_a_confident_answer(model: bytes, iris: Iris) -> None:
+def test_an_error_of_the_ruler_does_not_change_a_confident_answer(model: bytes, iris: Data) -> None:
     labels, probabilities = onnx_export.answer(model, iris.features)
     sure = probabilities.max(axis=1) >= CONFIDENT
     assert sure.sum() > 75
@@ -52,7 +53,7 @@ def test_an_error_of_the_ruler_does_not_change_a_confident_answer(model: bytes, 
         assert np.array_equal(onnx_export.answer(model, iris.features[sure] + noise)[0], labels[sure])
 
 
-def test_growing_petals_lead_from_setosa_to_virginica_and_never_back(model: bytes, iris: Iris) -> None:
+def test_growing_petals_lead_from_setosa_to_virginica_and_never_back(model: bytes, iris: Data) -> None:
     before = onnx_export.answer(model, iris.features)[0]
     for growth in np.linspace(0.1, 3.0, 30):
         after = onnx_export.answer(model, with_longer_petals(iris.features, growth))[0]

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import card
 from pipeline.card import BEGIN, CARD, END, CardError
-from pipeline.data import Iris
+from pipeline.data import Data
 from pipeline.evaluation import Evaluation
 from pipeline.names import Algorithm
 from tests.pipeline.workspace import pipeline
@@ -12,7 +12,7 @@ from tests.pipeline.workspace import pipeline
 
 @pytest.fixture
 def copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iris: Iris, evaluations: dict[Algorithm, Evaluation]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iris: Data, evaluations: dict[Algorithm, Evaluation]
 ) -> Path:
     """A model card that the commands take for the repository's; the candidates are fitted already."""
     path = tmp_path / "MODEL_CARD.md"
@@ -51,7 +51,7 @@ def test_a_lost_marker_is_named(copy: Path, marker: str) -> None:
 
 
 def test_the_section_names_every_candidate_the_winner_and_the_gate(
-    iris: Iris, evaluations: dict[Algorithm, Evaluation]
+    iris: Data, evaluations: dict[Algorithm, Evaluation]
 ) -> None:
     section = card.section(iris, list(evaluations.values()))
     assert all(f"| {algorithm} |" in section for algorithm in Algorithm)

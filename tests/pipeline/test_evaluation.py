@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from pipeline import data, evaluation
-from pipeline.data import FEATURES, Iris
+from pipeline.data import Data
+from pipeline.dataset import FEATURES
 from pipeline.evaluation import Evaluation, evaluate, folds, score
 from pipeline.names import Algorithm
 
@@ -17,7 +18,7 @@ def test_a_class_that_is_never_predicted_counts_as_nothing() -> None:
     assert score(np.array([0, 1, 2]), np.array([0, 0, 0])) == pytest.approx((1 / 3, 1 / 9, 1 / 3, 1 / 6))
 
 
-def test_five_folds_hold_every_training_row_once_and_eight_of_each_class(iris: Iris) -> None:
+def test_five_folds_hold_every_training_row_once_and_eight_of_each_class(iris: Data) -> None:
     x, y = training(iris)
     held = [held for _, held in folds(x, y)]
     assert sorted(np.concatenate(held)) == list(range(120))
@@ -26,11 +27,11 @@ def test_five_folds_hold_every_training_row_once_and_eight_of_each_class(iris: I
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_flower_that_occurs_twice_is_never_on_both_sides_of_a_fold(
-    iris: Iris, monkeypatch: pytest.MonkeyPatch, seed: int
+    iris: Data, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(evaluation, "FOLD_SEED", seed)
     x, y = training(iris)
-    number = data.flowers(x)
+    number = data.groups(x)
     assert all(set(number[rest]).isdisjoint(number[held]) for rest, held in folds(x, y))
 
 
@@ -50,11 +51,11 @@ def test_the_test_scores_come_from_the_rows_held_out(evaluations: dict[Algorithm
     assert candidate.confusion.trace() / 30 == pytest.approx(candidate.test.accuracy)
 
 
-def test_the_model_has_not_seen_the_rows_held_out(iris: Iris) -> None:
+def test_the_model_has_not_seen_the_rows_held_out(iris: Data) -> None:
     """A forest knows by heart what it was fitted on: were the test rows among it, it would make no mistake."""
     labels = iris.labels.copy()
     labels[iris.test_rows] = (labels[iris.test_rows] + 1) % 3
-    spoilt = Iris(iris.features, labels, iris.test_rows)
+    spoilt = Data(iris.features, labels, iris.test_rows)
     assert evaluate(Algorithm.RANDOM_FOREST, spoilt, seed=1).test.accuracy < 0.2
 
 
@@ -66,5 +67,5 @@ def test_only_the_forest_tells_what_it_looks_at(evaluations: dict[Algorithm, Eva
     assert evaluations[Algorithm.SVM].importance is None
 
 
-def training(iris: Iris) -> tuple[data.Floats, data.Ints]:
+def training(iris: Data) -> tuple[data.Floats, data.Ints]:
     return iris.features[iris.train_rows], iris.labels[iris.train_rows]

@@ -12,9 +12,7 @@ def test_the_confusion_matrix_shows_every_count_and_the_sum(evaluations: dict[Al
     figure = figures.confusion(evaluation)
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == [str(count) for count in evaluation.confusion.flat]
-    assert (
-        axes.get_title() == f"logistic_regression: {evaluation.confusion.trace()} of 30 test flowers named right"
-    )
+    assert axes.get_title() == f"logistic_regression: {evaluation.confusion.trace()} of 30 test rows named right"
     assert is_png(figure)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import model_folder
-from pipeline.data import Iris
+from pipeline.data import Data
 from pipeline.evaluation import Evaluation
 from pipeline.model_folder import Document, Facts, FolderError
 from pipeline.names import Algorithm
@@ -39,7 +39,7 @@ documents = st.fixed_dictionaries(
 
 
 @pytest.fixture
-def facts(iris: Iris, evaluations: dict[Algorithm, Evaluation], onnx: bytes) -> Facts:
+def facts(iris: Data, evaluations: dict[Algorithm, Evaluation], onnx: bytes) -> Facts:
     return deepcopy(model_folder.facts(evaluations[Algorithm.LOGISTIC_REGRESSION], iris, onnx))
 
 
@@ -108,7 +108,7 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_golden_vectors_are_the_test_rows_with_the_answers_of_scikit_learn(
-    iris: Iris, evaluations: dict[Algorithm, Evaluation], facts: Facts
+    iris: Data, evaluations: dict[Algorithm, Evaluation], facts: Facts
 ) -> None:
     rows = iris.features[iris.test_rows]
     model = evaluations[Algorithm.LOGISTIC_REGRESSION].model
@@ -120,7 +120,7 @@ def test_golden_vectors_are_the_test_rows_with_the_answers_of_scikit_learn(
 
 @pytest.mark.parametrize("algorithm", Algorithm)
 def test_the_reference_is_training_rows_and_answers_to_rows_that_were_not_seen(
-    iris: Iris, evaluations: dict[Algorithm, Evaluation], algorithm: Algorithm
+    iris: Data, evaluations: dict[Algorithm, Evaluation], algorithm: Algorithm
 ) -> None:
     x, y = iris.features[iris.train_rows], iris.labels[iris.train_rows]
     reference = model_folder.reference(evaluations[algorithm], iris)

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from pipeline import candidates, onnx_export
-from pipeline.data import HIGH, LOW, Iris
+from pipeline.data import HIGH, LOW, Data
 from pipeline.evaluation import Evaluation
 from pipeline.names import SEED, Algorithm
 from pipeline.onnx_export import RANDOM_ROWS, TOLERANCE
@@ -34,7 +34,7 @@ def test_two_processes_train_the_same_bytes() -> None:
     assert printed[0].count(b"\n") == 3
 
 
-def test_the_seed_is_the_forests(iris: Iris, exported: dict[Algorithm, bytes]) -> None:
+def test_the_seed_is_the_forests(iris: Data, exported: dict[Algorithm, bytes]) -> None:
     other = candidates.build(Algorithm.RANDOM_FOREST, SEED + 1)
     other.fit(iris.features[iris.train_rows], iris.labels[iris.train_rows])
     assert onnx_export.convert(other) != exported[Algorithm.RANDOM_FOREST]
@@ -55,7 +55,7 @@ def test_the_service_finds_the_names_types_and_shapes_of_the_contract(exported: 
 
 @pytest.mark.parametrize("algorithm", Algorithm)
 def test_every_candidate_answers_as_scikit_learn_does(
-    iris: Iris, evaluations: dict[Algorithm, Evaluation], exported: dict[Algorithm, bytes], algorithm: Algorithm
+    iris: Data, evaluations: dict[Algorithm, Evaluation], exported: dict[Algorithm, bytes], algorithm: Algorithm
 ) -> None:
     rows = np.vstack([iris.features, onnx_export.random_rows(seed=1)])
     parity = onnx_export.compare(evaluations[algorithm].model, exported[algorithm], rows)

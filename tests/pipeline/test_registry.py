@@ -8,9 +8,10 @@ import pytest
 from mlflow.entities import Run
 
 from pipeline import registry
-from pipeline.data import Iris
+from pipeline.data import Data
+from pipeline.dataset import MODEL_NAME
 from pipeline.evaluation import Evaluation
-from pipeline.names import MODEL_NAME, Algorithm
+from pipeline.names import Algorithm
 from tests.pipeline.conftest import History
 from tests.pipeline.workspace import Workspace
 
@@ -51,7 +52,7 @@ def test_candidates_can_be_compared_by_parameters_and_figures(
     assert len({frozenset(runs[algorithm].data.metrics) for algorithm in Algorithm}) == 1
 
 
-def test_every_run_names_the_data_that_it_saw(runs: dict[str, Run], iris: Iris) -> None:
+def test_every_run_names_the_data_that_it_saw(runs: dict[str, Run], iris: Data) -> None:
     for run in runs.values():
         assert run.inputs
         assert [given.dataset.digest for given in run.inputs.dataset_inputs] == [iris.digest[:36]]
@@ -74,7 +75,7 @@ def test_the_registered_version_holds_onnx_and_no_pickle(history: History, tmp_p
     assert (held / "model.onnx").read_bytes() == history.after_first.folder["model.onnx"]
 
 
-def test_mlflow_itself_can_load_and_ask_the_version(history: History, iris: Iris) -> None:
+def test_mlflow_itself_can_load_and_ask_the_version(history: History, iris: Data) -> None:
     with registry.connected(history.workspace.uri):
         model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
     answers = model.predict({"features": iris.features[:3].astype(np.float32)})

@@ -12,9 +12,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from pipeline import candidates, data, model_folder, onnx_export
-from pipeline.data import Iris
+from pipeline.data import Data
+from pipeline.dataset import FEATURES, MODEL_NAME
 from pipeline.model_folder import Document
-from pipeline.names import MODEL_NAME, Algorithm
+from pipeline.names import Algorithm
 from tests.pipeline.conftest import History
 from tests.pipeline.workspace import Workspace, folder
 
@@ -36,7 +37,7 @@ def test_a_training_leaves_the_earlier_version_as_it_was(history: History) -> No
     assert history.after_second.versions["1"] == history.after_first.versions["1"]
 
 
-def test_the_version_carries_its_facts_as_tags(history: History, iris: Iris) -> None:
+def test_the_version_carries_its_facts_as_tags(history: History, iris: Data) -> None:
     tags, written = history.after_first.versions["1"], document(history.after_first.folder)
     assert tags["algorithm"] == written["algorithm"] == "logistic_regression"
     assert tags["sha256"] == written["sha256"]
@@ -47,7 +48,7 @@ def test_the_version_carries_its_facts_as_tags(history: History, iris: Iris) -> 
     assert {"seed", "git_commit"} <= tags.keys()
 
 
-def test_the_folder_is_what_the_service_expects(history: History, iris: Iris) -> None:
+def test_the_folder_is_what_the_service_expects(history: History, iris: Data) -> None:
     files = history.after_first.folder
     written = document(files)
     assert files.keys() == {"model.onnx", "model.json"}
@@ -150,7 +151,7 @@ def swapped(content: bytes) -> bytes:
 
 
 def test_a_model_trained_on_shuffled_labels_is_refused(
-    history: History, iris: Iris, monkeypatch: pytest.MonkeyPatch
+    history: History, iris: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         data, "load", lambda: replace(iris, labels=np.random.RandomState(0).permutation(iris.labels))
@@ -174,7 +175,7 @@ def test_a_model_that_answers_differently_as_onnx_is_refused(
 def test_a_broken_contract_stops_before_anything_is_trained(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "FEATURES", [feature._replace(high=5.0) for feature in data.FEATURES])
+    monkeypatch.setattr(data, "FEATURES", [feature._replace(high=5.0) for feature in FEATURES])
     monkeypatch.setattr(data, "HIGH", np.full(4, 5.0))
     outcome = history.workspace.run()
     assert outcome.exit_code == 1

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline import registry
 from pipeline.__main__ import app
-from pipeline.names import MODEL_NAME
+from pipeline.dataset import MODEL_NAME
 from tests.running import ROOT, environment
 
 
