@@ -30,7 +30,7 @@ test: .venv/ready ## run every test but those of image, stack and cluster, with 
 test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
 	@$(BIN)/pytest -m image
 
-test-stack: .venv/ready ## bring docker-compose.yml up on a Docker engine of its own (needs root; 10 min)
+test-stack: .venv/ready ## bring docker-compose.yml up on a Docker engine of its own (needs root; waits 7 min for an alert)
 	@$(BIN)/pytest -m stack
 
 compose: .env ## the whole stack in containers, at http://localhost:8000 (needs docker)
