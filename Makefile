@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image test-stack test-cluster lint bench image up down demo drill drill-core shell programs \
+.PHONY: help run test test-image test-supply test-stack test-cluster lint bench image up down demo drill drill-core shell programs \
 	doctor lock check-lock compose
 
 PYTHON ?= python3
@@ -24,11 +24,14 @@ run: .venv/ready model/model.json ## train, register and serve on http://localho
 
 test: .venv/ready ## run every test but those of image, stack and cluster, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m "not image and not cluster and not stack"
+	@$(BIN)/coverage run -m pytest -m "not image and not supply and not cluster and not stack"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
 	@$(BIN)/pytest -m image
+
+test-supply: .venv/ready ## sign an image, list its parts, tell it from unsigned ones (builds cosign and syft once)
+	@$(BIN)/pytest -m supply
 
 test-stack: .venv/ready ## bring docker-compose.yml up on a Docker engine of its own (needs root; waits 7 min for an alert)
 	@$(BIN)/pytest -m stack

@@ -16,7 +16,7 @@ from tests.running import ROOT, free_port, wait_until
 from workflows import images, supply
 from workflows.supply import Signer, SupplyError
 
-pytestmark = pytest.mark.image
+pytestmark = pytest.mark.supply
 SERVICES = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
 ROOTS = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 
