@@ -15,7 +15,7 @@ from tests import clone, documents
 from tests.documents import Block
 from tests.running import ROOT, RunningService, environment, query
 
-VARYING = {"request_id", "latency_ms", "version"}  # another run has others
+VARYING = {"request_id", "latency_ms", "version", "model_version"}  # another run has others
 DOCUMENTS = documents.paths()
 NAMES = [documents.name(path) for path in DOCUMENTS]
 CURLS = [
