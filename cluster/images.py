@@ -65,6 +65,8 @@ COPY postgres-entrypoint.sh /usr/local/bin/
 RUN useradd --system --uid 999 --user-group iris
 ENV PATH=/usr/local/bin:/usr/lib/postgresql/17/bin:/usr/bin:/bin LANG=C.UTF-8
 USER 999:999
+# As the original does: end now, not when the last client has gone.
+STOPSIGNAL SIGINT
 ENTRYPOINT ["postgres-entrypoint.sh"]
 """
 

@@ -42,7 +42,6 @@ DATABASE = """\
 USER 0:0
 RUN install --directory --owner=999 --group=999 /var/lib/postgresql/data
 USER 999:999
-STOPSIGNAL SIGINT
 """
 Kind = dict[str, Any]
 
