@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from cluster import forge, machine, secrets
+from cluster.steps import wait_for
 from local.image import BASE
 from tests.cluster.commands import CLUSTER, MINUTES, get, kubectl, run_cluster, up, wait_for_rollout
 from tests.overlays import render
@@ -233,6 +234,20 @@ def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str
     done = _run("kubectl", "apply", *how, "--filename=-", stdin=typo)
     assert done.returncode != 0
     assert "readynessProbe" in done.stderr
+
+
+def test_a_database_whose_pod_is_deleted_comes_back_with_what_it_held(cluster: str) -> None:  # noqa: ARG001
+    where = ("--namespace=iris-dev", "postgres-0")
+    psql = ("kubectl", "exec", *where, "--", "psql", "--username=iris", "--no-align", "--tuples-only", "--command")
+    machine.run(*psql, "CREATE TABLE held AS SELECT 7 AS number")
+    kubectl("delete", "pod", *where)
+
+    def missing() -> None:
+        kubectl("wait", "pod", *where, "--for=condition=Ready", "--timeout=30s")
+
+    wait_for(missing, 60, print)  # it is another of the same name, which is not there at once
+    assert machine.run(*psql, "SELECT number FROM held").strip() == "7"
+    machine.run(*psql, "DROP TABLE held")
 
 
 def test_a_kubeconfig_for_this_host_works(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
