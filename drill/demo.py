@@ -79,11 +79,14 @@ def _third(stage: Stage) -> Act:
 
 
 def _through_dev(stage: Stage, shipped: Shipped) -> float:
-    """Release to dev, see it run there, promote it to prod; return when the promotion was committed."""
-    stage.loop.release(shipped)
+    """Release to dev, see it run there, promote it to prod; return when the promotion was committed.
+
+    An earlier demo or drill may have had it taken back, hence --override.
+    """
+    stage.loop.release(shipped, "--override")
     stage.watch.until(lambda: stage.has("dev", shipped), 180, "dev runs it")
     promotion = time.time()
-    stage.loop.promote()
+    stage.loop.promote("--override")
     return promotion
 
 

@@ -32,16 +32,16 @@ class Loop:
         self._git(ROOT, "clone", "--quiet", str(forge.repository()), str(self.folder))
         self.repository = Repository(self.folder)
 
-    def release(self, shipped: Shipped) -> str:
+    def release(self, shipped: Shipped, *options: str) -> str:
         """Release to dev; return the commit. Raises RefusedError."""
         self.pull()
-        self.delivery("release", shipped.digest, f"--model={shipped.model}")
+        self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
         return self.push()
 
-    def promote(self) -> str:
+    def promote(self, *options: str) -> str:
         """Promote what runs in dev to prod; return the commit. Raises RefusedError."""
         self.pull()
-        self.delivery("promote")
+        self.delivery("promote", *options)
         return self.push()
 
     def ship(self, shipped: Shipped, *options: str) -> str:
