@@ -10,6 +10,7 @@ from cluster import doctor as examination
 from cluster import machine, programs
 from cluster import up as steps
 from cluster.steps import ClusterError, console, step
+from local import command_line
 from local.engine import ImageError
 from local.packages import PackageError
 
@@ -87,14 +88,7 @@ def doctor() -> None:
 
 def main() -> int:
     """Run a command; return its exit code."""
-    try:
-        app()
-    except SystemExit as end:  # of a command line that was wrong, too
-        return end.code if isinstance(end.code, int) else 0
-    except (ClusterError, ImageError, PackageError) as error:
-        typer.echo(f"cluster: {error}", err=True)
-        return 1
-    return 0
+    return command_line.run(app, "cluster", ClusterError, ImageError, PackageError)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from drill.stage import Stage
 from drill.told import Told
 from drill.traffic import Traffic
 from drill.watch import Watch
+from local import command_line
 from local.engine import ImageError
 from local.packages import PackageError
 
@@ -117,14 +118,7 @@ def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
 
 def main() -> int:
     """Run a command; return its exit code."""
-    try:
-        app()
-    except SystemExit as end:  # of a command line that was wrong, too
-        return end.code if isinstance(end.code, int) else 0
-    except (ClusterError, ImageError, PackageError, RefusedError, WrongError) as error:
-        typer.echo(f"drill: {error}", err=True)
-        return 1
-    return 0
+    return command_line.run(app, "drill", ClusterError, ImageError, PackageError, RefusedError, WrongError)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from cluster.steps import ClusterError, step
 from delivery import changes
 from delivery.release import IMAGE, ReleaseError
 from delivery.repository import Repository
+from local import command_line
 from local.engine import ImageError
 from local.packages import PackageError
 from workflows import difference as differences
@@ -97,14 +98,9 @@ def tell(text: Annotated[str, typer.Argument(help="what to say")]) -> None:
 
 def main() -> int:
     """Run a command; return its exit code."""
-    try:
-        app()
-    except SystemExit as end:  # of a command line that was wrong, too
-        return end.code if isinstance(end.code, int) else 0
-    except (ReleaseError, RenderError, SupplyError, ClusterError, ImageError, PackageError) as error:
-        typer.echo(f"workflows: {error}", err=True)
-        return 1
-    return 0
+    return command_line.run(
+        app, "workflows", ReleaseError, RenderError, SupplyError, ClusterError, ImageError, PackageError
+    )
 
 
 if __name__ == "__main__":
