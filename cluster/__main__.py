@@ -77,6 +77,8 @@ def build(
     for one in [name] if name else (*programs.NAMES, *programs.DESK):
         with step(f"programs: {one}") as say:
             typer.echo(programs.folder(one, say))
+    if not name:
+        console.print("next: make up")
 
 
 @app.command()
