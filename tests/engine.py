@@ -96,7 +96,7 @@ def running() -> Iterator[Engine]:
         wait_until(lambda: not its_own & _all_namespaces(), "the engine's last process to end")
         for tree in {tree.resolve() for tree in _control_groups(folder.name)}:
             for group, _, _ in os.walk(tree, topdown=False):
-                Path(group).rmdir()
+                wait_until(lambda group=group: _removed(group), f"the last process to leave {group}")
     assert not _control_groups(folder.name)
     assert folder.name not in Path("/proc/self/mountinfo").read_text()
     assert not folder.exists()
@@ -121,6 +121,13 @@ def _namespaces(pid: int) -> set[str]:
 
 def _all_namespaces() -> set[str]:
     return set[str]().union(*(_namespaces(int(process.name)) for process in Path("/proc").glob("[0-9]*")))
+
+
+def _removed(group: str) -> bool:
+    """Remove a control group; one is still in use for a moment after its last process has left its namespaces."""
+    with contextlib.suppress(OSError):
+        Path(group).rmdir()
+    return not Path(group).exists()
 
 
 def _control_groups(name: str) -> list[Path]:
