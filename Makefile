@@ -55,7 +55,7 @@ demo: up ## ship a good model and a bad image by commit, and watch the bad one c
 drill: up ## play every way in which a release can go, and show what became of each (about 55 min)
 	@$(BIN)/python -m drill run
 
-drill-core: up ## play the four that CI plays, from nothing to nothing
+drill-core: up ## play the five that CI plays, from nothing to nothing
 	@trap '$(BIN)/python -m cluster down' EXIT; $(BIN)/python -m drill run --core
 
 shell: .venv/ready ## a shell in it, with kubectl and the rest

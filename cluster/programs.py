@@ -72,8 +72,8 @@ BUILDS = {
     ),
     "syft": Build("github.com/anchore/syft", ldflags="-X main.version={number}"),
 }
-DESK = ("compose", "actionlint", "cosign", "syft")
-"""What reads docker-compose.yml and the workflows, and what signs and describes an image."""
+DESK = ("compose", "actionlint", "syft")
+"""What reads docker-compose.yml and the workflows, and what describes an image."""
 NAMES = (*(name for name in BUILDS if name not in DESK), "prebuilt")
 """What the cluster consists of."""
 

@@ -1,7 +1,8 @@
-"""What git never holds: passwords and a token, made at random for this cluster, and the Secrets that hold them."""
+"""What git never holds: passwords, a token and a key, made at random for this cluster, and the Secrets of them."""
 
 import json
 import secrets
+from pathlib import Path
 from typing import Any
 
 from cluster import forge, machine
@@ -13,7 +14,7 @@ def token() -> str:
 
 
 def objects() -> str:
-    """Return the Secrets of the databases and of the notification, as JSON for kubectl."""
+    """Return the Secrets of the databases, of the notification and of who signs, as JSON for kubectl."""
     dev, prod = _secret("database-dev"), _secret("database-prod")
     notified = {"forge-url": f"http://{machine.NODE}:{forge.PORT}{forge.DISPATCHES}", "forge-token": token()}
     items = [
@@ -21,15 +22,37 @@ def objects() -> str:
         secret("iris-prod", "iris-database", {"url": f"postgresql://iris:{prod}@postgres.database/iris"}),
         secret("database", "iris-database", {"password": prod}),
         secret("argo-rollouts", "argo-rollouts-notification-secret", notified),
+        *(secret(f"iris-{name}", "iris-signer", {"key": _key(".pub").read_text()}) for name in ("dev", "prod")),
     ]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
 
+def sign(image: str) -> None:
+    """Sign an image of this cluster's registry, by its digest, and tell no public log. Raises ClusterError."""
+    nobody = _folder() / "signing-config.json"
+    nobody.write_text(json.dumps({"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"}))
+    key = ("sign", "--yes", f"--key={_key('.key')}", f"--signing-config={nobody}", "--allow-http-registry")
+    machine.run("env", "COSIGN_PASSWORD=", "cosign", *key, f"{machine.REGISTRY}/{image}")
+
+
+def _key(suffix: str) -> Path:
+    """Return one file of the pair of keys with which images are signed here, made when it is asked for first."""
+    pair = _folder() / "signer"
+    if not pair.with_suffix(suffix).exists():
+        machine.run("env", "COSIGN_PASSWORD=", "cosign", "generate-key-pair", f"--output-key-prefix={pair}")
+    return pair.with_suffix(suffix)
+
+
+def _folder() -> Path:
+    folder = machine.state() / "secrets"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def _secret(name: str) -> str:
     """Return a secret of the cluster's state, made when it is asked for first."""
-    file = machine.state() / "secrets" / name
+    file = _folder() / name
     if not file.exists():
-        file.parent.mkdir(mode=0o700, exist_ok=True)
         file.write_text(secrets.token_urlsafe(24))
     return file.read_text()
 

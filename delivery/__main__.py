@@ -11,7 +11,7 @@ from rich.table import Table
 from delivery import changes
 from delivery.changes import Change
 from delivery.event import LARGEST, read
-from delivery.explanation import aborted
+from delivery.explanation import aborted, unapplied
 from delivery.history import history as told
 from delivery.kubernetes import AwayError
 from delivery.release import ReleaseError, read_model
@@ -82,6 +82,8 @@ def revert(
         elif event and runs and runs.digest == digest:
             typer.echo(f"nothing to do: the cluster does not say that it took {digest[:19]} back in {environment}")
             raise typer.Exit(3)
+        elif not event:
+            told_by_cluster = unapplied(environment)
     except AwayError as error:
         if event and not unconfirmed:
             raise
@@ -92,7 +94,7 @@ def revert(
 
 @app.command()
 def why(environment: Environment) -> None:
-    """Explain why a release was taken back: what was measured, what users met, what to do next."""
+    """Explain why a release was taken back or not applied: what was measured, what users met, what to do next."""
     repository = Repository(Path())
     abort = aborted(repository, environment)
     runs = changes.current(repository, environment)
@@ -100,6 +102,8 @@ def why(environment: Environment) -> None:
     if abort and runs and abort.digest == runs.digest:
         again = f"python -m delivery revert {environment} --digest={abort.digest}"
         typer.echo(f"{abort.text}\nnext: git is reverted by itself; if not: {again}")
+    elif text := unapplied(environment):
+        typer.echo(f"{text}\nnext: python -m delivery revert {environment}")
     elif rejection:
         typer.echo(f"{rejection.left}\nnext: python -m delivery status {environment}")
     else:

@@ -20,6 +20,7 @@ MEASURED = {
     "router-latency-p95": "95 of 100 answers took at most, by the router",
 }
 BAD = frozenset({"Failed", "Error"})
+SIGNATURE = ("Job", "signature")
 SCRAPE = 5.0  # seconds
 WIDEST = 160  # characters of a line that a program wrote
 
@@ -40,6 +41,27 @@ def aborted(repository: Repository, environment: str) -> Abort | None:
     digest = digest_of(rollout)
     stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
     return Abort(digest, stable, "\n".join(_tell(repository, environment, rollout, digest)))
+
+
+def unapplied(environment: str) -> str:
+    """Return why Argo CD could not make an environment as git says, empty when it could. Raises AwayError."""
+    application = kubernetes.application(environment) or {}
+    operation = application.get("status", {}).get("operationState", {})
+    if operation.get("phase") not in BAD:
+        return ""
+    result = operation.get("syncResult", {})
+    lines = [f"Argo CD could not apply {result.get('revision', 'what git says')[:10]}:"]
+    failed = BAD | {"SyncFailed"}
+    refused = [
+        item for item in result.get("resources", []) if failed & {item.get("hookPhase"), item.get("status")}
+    ]
+    if any((item["kind"], item["name"]) == SIGNATURE for item in refused):
+        lines[0] += " the image is not signed by who may release, and nothing of it was started."
+        lines += map(quoted, kubernetes.last_words(environment, "job-name=signature", lines=3))
+    else:
+        lines += [quoted(f"{item['kind']} {item['name']}: {item.get('message')}") for item in refused]
+        lines += [] if refused else [quoted(operation.get("message", "no reason given"))]
+    return "\n".join(lines)
 
 
 def digest_of(rollout: Kind) -> str:

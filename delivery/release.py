@@ -31,6 +31,11 @@ patches: # there is no image to run
       apiVersion: apps/v1
       kind: Deployment
       metadata: {name: iris-drift}
+  - patch: |
+      $patch: delete
+      apiVersion: batch/v1
+      kind: Job
+      metadata: {name: signature}
 """
 TEMPLATE = """\
 # Written by `python -m delivery`, never by a person: what runs here.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from delivery import changes, kubernetes
-from delivery.explanation import digest_of, weight_at
+from delivery.explanation import digest_of, unapplied, weight_at
 from delivery.repository import Repository
 
 
@@ -17,6 +17,7 @@ def lines(repository: Repository, environment: str) -> Iterator[str]:
     health = status.get("health", {}).get("status", "Unknown")
     revision = f" as {sync['revision'][:10]}" if sync.get("revision") else ""
     yield f"Argo CD   {sync.get('status', 'does not know it')}{revision}, {health}"
+    yield from (f"          {line}" for line in unapplied(environment).splitlines())
     rollout = kubernetes.rollout(environment)
     if rollout is None:
         yield "rollout   not there"

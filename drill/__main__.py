@@ -49,7 +49,7 @@ next:
 @app.command()
 def run(
     names: Annotated[list[str] | None, typer.Argument(help=f"which; all without: {', '.join(NAMES)}")] = None,
-    core: Annotated[bool, typer.Option("--core", help="the four that CI plays")] = False,  # noqa: FBT002 - a flag
+    core: Annotated[bool, typer.Option("--core", help="the five that CI plays")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Play scenarios, and show what became of each; exit code 1 unless all went as they must."""
     wanted = list(CORE) if core else names

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster import images
+from cluster import images, machine, secrets
 from cluster.steps import ClusterError
 from delivery.release import IMAGE
 from local import cache, image
@@ -55,21 +55,39 @@ def train(name: str) -> Path:
 
 
 def good(name: str) -> Shipped:
-    """Build the serving image of one of the models, and push it. Raises ImageError, ClusterError."""
+    """Build, push and sign the serving image of one of the models. Raises ImageError, ClusterError."""
     model = train(name)
     image.build(model, f"localhost/drill:{name}", engine=buildah(), quiet=True)
-    return Shipped(_push(name), model)
+    return Shipped(_push_signed(name), model)
 
 
 def bad(name: str, fault: str) -> Shipped:
-    """Build the image of a model with that fault (tests/faults), and push it. Raises ImageError, ClusterError."""
+    """Build, push and sign the image of a model with a fault (tests/faults). Raises ImageError, ClusterError."""
+    return Shipped(_push_signed(_with(name, fault)), train(name))
+
+
+def unsigned(name: str) -> Shipped:
+    """Build an image with nothing wrong, and push it without a signature. Raises ImageError, ClusterError."""
+    return Shipped(_push(_with(name, "none")), train(name))
+
+
+def gone(name: str) -> Shipped:
+    """Push and sign an image, and take it out of the registry. Raises ImageError, ClusterError."""
+    shipped = bad(name, "none")
+    manifest = f"http://{machine.REGISTRY}/v2/{images.in_registry(IMAGE)}/manifests/{shipped.digest}"
+    machine.run("curl", "--silent", "--show-error", "--fail", "--request", "DELETE", manifest)
+    return shipped
+
+
+def _with(name: str, fault: str) -> str:
+    """Build the image of a model with that fault, "none" for none, and return its tag."""
     tag = f"{name}-{fault}"
     # Rejected is rejected: each time it is another image.
     values = {"GOOD": f"localhost/drill:{name}", "FAULT": fault, "DRILL": str(time.time_ns())}
     arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
     # Some buildahs take a layer for cached when only the value of an ARG is another.
     buildah().build(FAULTS, f"localhost/drill:{tag}", "--quiet", "--no-cache", *arguments)
-    return Shipped(_push(tag), train(name))
+    return tag
 
 
 def _push(tag: str) -> str:
@@ -78,4 +96,10 @@ def _push(tag: str) -> str:
     digest = images.digest(reference)
     if digest is None:
         raise ClusterError(f"{reference} was pushed, but the registry does not have it; `make down` and `make up`")
+    return digest
+
+
+def _push_signed(tag: str) -> str:
+    digest = _push(tag)
+    secrets.sign(f"{images.in_registry(IMAGE)}@{digest}")
     return digest

@@ -79,9 +79,31 @@ def another_model_than_git_says(stage: Stage) -> Outcome:
 
 
 def an_image_that_is_not_there(stage: Stage) -> Outcome:
-    """A digest that no registry has."""
-    shipped = Shipped(f"sha256:{time.time_ns():064x}", stage.next_good().model)
-    return taken_back(stage, shipped, at=0, reason="was not ready within")
+    """A digest that was signed, and that the registry has no more."""
+    return taken_back(stage, images.gone(stage.other()), at=0, reason="was not ready within")
+
+
+def an_image_that_nobody_signed(stage: Stage) -> Outcome:
+    """Nothing of it is started anywhere, `delivery status` says why, and a person reverts."""
+    shipped, begun = images.unsigned(stage.other()), time.time()
+    stage.loop.ship(shipped)
+
+    def applied() -> str | None:
+        said = {name: stage.loop.delivery("status", name) for name in ("dev", "prod")}
+        return next((text for text in said.values() if "is not signed by" not in text), None)
+
+    wait_for(applied, 180, lambda _: None)
+    asked = ("rollouts,replicasets,deployments,pods", "--all-namespaces", "--output=jsonpath={..image}")
+    hold(shipped.digest not in machine.run("kubectl", "get", *asked), "the cluster was asked to run it")
+    stage.loop.revert()
+    stage.watch.until(
+        lambda: stage.watch.synced("iris-prod") == forge.main(), 90, "Argo CD says that it is synced"
+    )
+    sha, body = revert_of(shipped.digest)
+    hold("is not signed by" in body, f"the revert does not say why: {body}")
+    hold(not stage.marks(begun, "weight", "gate", "abort", "promoted"), "the rollout did something of its own")
+    hold(bad(stage, begun) == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
+    return Outcome("not started", None, bad(stage, begun), sha[:10])
 
 
 def no_traffic(stage: Stage) -> Outcome:
@@ -316,6 +338,7 @@ def every() -> Iterator[Scenario]:
         "wrong-answers", "taken back before any user", fault("swapped", at=0, reason="recorded is class")
     )
     yield Scenario("crash", "taken back before any user", fault("crash", at=0, reason=ready))
+    yield Scenario("unsigned", "not started", an_image_that_nobody_signed)
     yield Scenario("errors-3", "taken back at 10 %", fault("errors-3", at=10, reason=COUNTED))
     yield Scenario(
         "slow",
@@ -346,5 +369,5 @@ def every() -> Iterator[Scenario]:
     yield Scenario("unkept", "people are told, nothing is lost", nobody_judges_or_keeps)
 
 
-CORE = ("good", "errors-30", "wrong-answers", "crash")
-"""What CI plays: a verdict for each of the three gates, and a good one."""
+CORE = ("good", "errors-30", "wrong-answers", "crash", "unsigned")
+"""What CI plays: a verdict for each of the three gates, a good one, and what no gate ever sees."""

@@ -29,6 +29,7 @@ BUILT = {
     "argocd": "manifests/argocd",
     "blue-green": "blue-green",
     "nothing": "overlays/nothing",
+    "local dev": "cluster/dev",
     "local prod": "cluster/prod",
     "local monitoring": "cluster/monitoring",
     "local argocd": "cluster/argocd",
@@ -37,7 +38,8 @@ BUILT = {
 
 def render(copy: Path) -> dict[str, str]:
     """Return the objects of each overlay as YAML, built from a copy that is made in that folder."""
-    for folder in ("manifests", "overlays", "monitoring", "cluster/argocd", "cluster/monitoring", "cluster/prod"):
+    here = ("argocd", "dev", "monitoring", "prod", "signer")
+    for folder in ("manifests", "overlays", "monitoring", *(f"cluster/{name}" for name in here)):
         shutil.copytree(ROOT / folder, copy / folder)
     for environment in ("dev", "prod"):
         for name, text in RELEASE.files().items():

@@ -43,7 +43,7 @@ def _named(objects: list[Object], kind: str) -> dict[str, Object]:
 def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
     """Yield the name, the labels and the spec of each pod template, those of Jobs in gates included."""
     for item in objects:
-        if item["kind"] in {"Rollout", "StatefulSet", "Deployment"}:
+        if item["kind"] in {"Rollout", "StatefulSet", "Deployment", "Job"}:
             template = item["spec"]["template"]
             yield item["metadata"]["name"], template["metadata"]["labels"], template["spec"]
         if item["kind"] == "AnalysisTemplate":
@@ -163,7 +163,9 @@ def test_what_runs_is_the_image_of_the_release_by_digest(
         for container in pod["containers"]
         if labels["app.kubernetes.io/component"] != "database"
     }
+    checker = images.pop("signature")
     assert images == dict.fromkeys(("iris", "iris-drift", "golden"), f"{IMAGE}@{RELEASE.digest}")
+    assert checker.startswith("ghcr.io/sigstore/cosign/")
     rollout = _named(rendered[environment], "Rollout")["iris"]
     assert rollout["spec"]["template"]["metadata"]["annotations"]["model-version"] == "7"
     gate = next(pod for name, _, pod in _pods(rendered[environment]) if name == "golden")
@@ -241,7 +243,7 @@ def test_before_the_first_release_nothing_asks_for_an_image_that_is_not_there(
     rendered: dict[str, list[Object]],
 ) -> None:
     kinds = {item["kind"] for item in rendered["prod"]} - {item["kind"] for item in rendered["nothing"]}
-    assert kinds == {"Rollout", "HorizontalPodAutoscaler", "Deployment"}
+    assert kinds == {"Rollout", "HorizontalPodAutoscaler", "Deployment", "Job"}
     # The gate's Job is made by a Rollout alone.
     assert {name for name, _, _ in _pods(rendered["nothing"])} == {"golden"}
 
@@ -292,18 +294,53 @@ def test_the_blue_green_variant_has_the_same_services_and_gates(rendered: dict[s
     }
 
 
-def test_this_machines_prod_differs_from_prod_in_its_waits_alone(rendered: dict[str, list[Object]]) -> None:
-    here, prod = (
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_this_machine_has_the_environments_with_another_signer_and_prod_with_shorter_waits(
+    rendered: dict[str, list[Object]], environment: str
+) -> None:
+    here, there = (
         {(item["kind"], item["metadata"]["name"]): item for item in rendered[where]}
-        for where in ("local prod", "prod")
+        for where in (f"local {environment}", environment)
     )
-    assert here.keys() == prod.keys()
-    different = {(key[1], path) for key, item in prod.items() for path in _different(here[key], item)}
-    assert different == {
+    assert here.keys() == there.keys()
+    different = {(key[1], path) for key, item in there.items() for path in _different(here[key], item)}
+    waits = {
         ("iris", "spec.progressDeadlineSeconds"),
         ("iris", "spec.strategy.canary.scaleDownDelaySeconds"),
         ("slo", "spec.args.3.value"),
     }
+    signer = {
+        ("signature", "spec.template.spec.containers.0.args"),
+        ("signature", "spec.template.spec.containers.0.env"),
+        ("signature", "spec.egress.0.ports.0.port"),
+    }
+    assert different == signer | (waits if environment == "prod" else set())
+
+
+@pytest.mark.parametrize("environment", ["dev", "prod"])
+def test_the_signature_of_the_image_is_asked_for_before_anything_of_a_release_is_applied(
+    rendered: dict[str, list[Object]], environment: str
+) -> None:
+    for where in (environment, f"local {environment}"):
+        (job,) = _named(rendered[where], "Job").values()
+        assert job["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "PreSync"
+        pod = job["spec"]["template"]["spec"]
+        assert pod["restartPolicy"] == "Never"
+        (container,) = pod["containers"]
+        assert "command" not in container
+        assert (container["args"][0], container["args"][-1]) == ("verify", "$(IMAGE)")
+        assert {"name": "IMAGE", "value": f"{IMAGE}@{RELEASE.digest}"} in container["env"]
+        assert container["image"] in {image.name for image in images.all_images()}
+        # It comes before what the rest of the environment has: its ServiceAccount and its ConfigMaps.
+        assert "serviceAccountName" not in pod
+        assert [volume.keys() for volume in pod["volumes"]] == [{"name", "emptyDir"}]
+    container = _named(rendered[environment], "Job")["signature"]["spec"]["template"]["spec"]["containers"][0]
+    repository = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["global"]["external_labels"]
+    assert container["args"][1:-1] == [
+        f"--certificate-identity={repository['repository']}/.github/workflows/release.yml@refs/heads/main",
+        "--certificate-oidc-issuer=https://token.actions.githubusercontent.com",
+        "--output=text",
+    ]
 
 
 @pytest.mark.parametrize("where", ["argocd", "local argocd"])
@@ -311,6 +348,7 @@ def test_argo_cd_is_allowed_exactly_what_there_is(rendered: dict[str, list[Objec
     applications = _named(rendered[where], "Application")
     projects = _named(rendered[where], "AppProject")
     built = {f"overlays/{name}": name for name in ("dev", "prod")} | {
+        "cluster/dev": "local dev",
         "cluster/prod": "local prod",
         "cluster/argocd": "local argocd",
         "manifests/argocd": "argocd",

@@ -5,6 +5,7 @@ and the signature says which workflow of which repository it was.
 """
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,8 @@ from typing import NamedTuple
 from cluster import programs
 from cluster.steps import Say
 
-WORKFLOW = "https://github.com/iris-gitops/iris-gitops/.github/workflows/release.yml@refs/heads/main"
-"""Who signs: the one workflow that releases, and only as it is on main."""
-ISSUER = "https://token.actions.githubusercontent.com"
+ADMITTED = Path(__file__).parent.parent / "manifests/iris/signature.yaml"
+"""What asks for the signature before an image is started; the one place that says whose."""
 
 
 class SupplyError(Exception):
@@ -28,7 +28,9 @@ class Signer(NamedTuple):
     verifying: tuple[str, ...]
 
 
-KEYLESS = Signer((), (f"--certificate-identity={WORKFLOW}", f"--certificate-oidc-issuer={ISSUER}"))
+def keyless() -> Signer:
+    """Return the one workflow that releases, as it is on main: it signs without a key."""
+    return Signer((), tuple(re.findall(r"^ +- (--certificate-\S+)$", ADMITTED.read_text(), re.MULTILINE)))
 
 
 def list_parts(image: str, out: Path, say: Say) -> None:
