@@ -22,6 +22,7 @@ from drill.checks import (
     promoted,
     reach,
     revert_of,
+    see_promoted,
     served_by,
     taken_back,
 )
@@ -205,6 +206,16 @@ def a_person_undoes(stage: Stage) -> Outcome:
     return Outcome("as git says", None, bad(stage, begun), "")
 
 
+def a_person_reverts_later(stage: Stage) -> Outcome:
+    """`delivery revert` of what all users have: the release before comes back, through all gates of its own."""
+    shipped, begun = stage.next_good(), time.time()
+    stage.loop.revert("--reason=It was promoted, and should not have been.")
+    hold(stage.loop.runs("prod").digest == shipped.digest, "git says something else than the release before")
+    outcome = see_promoted(stage, shipped, begun)
+    hold(outcome.bad == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
+    return outcome._replace(revert=forge.main()[:10])
+
+
 def a_rejected_release(stage: Stage) -> Outcome:
     """Refused; with --override it goes its way, and is taken back once more."""
     shipped = stage.faulty("errors-30")
@@ -360,6 +371,7 @@ def every() -> Iterator[Scenario]:
     yield Scenario("person-aborts", "taken back, git follows", a_person_aborts)
     yield Scenario("person-promotes", "promoted", a_person_promotes)
     yield Scenario("person-undoes", "as git says", a_person_undoes)
+    yield Scenario("reverted-later", "the one before is promoted", a_person_reverts_later)
     yield Scenario("rejected-again", "refused; with --override taken back", a_rejected_release)
     yield Scenario("forged-event", "nothing changes", a_forged_event)
     yield Scenario("controller-dies", "taken back at 10 %", killed("the rollouts controller"))
