@@ -45,9 +45,9 @@ def aborted(repository: Repository, environment: str) -> Abort | None:
 
 def unapplied(environment: str) -> str:
     """Return why Argo CD could not make an environment as git says, empty when it could. Raises AwayError."""
-    application = kubernetes.application(environment) or {}
-    operation = application.get("status", {}).get("operationState", {})
-    if operation.get("phase") not in BAD:
+    status = (kubernetes.application(environment) or {}).get("status", {})
+    operation = status.get("operationState", {})
+    if operation.get("phase") not in BAD or status.get("sync", {}).get("status") == "Synced":
         return ""
     result = operation.get("syncResult", {})
     lines = [f"Argo CD could not apply {result.get('revision', 'what git says')[:10]}:"]
@@ -56,8 +56,8 @@ def unapplied(environment: str) -> str:
         item for item in result.get("resources", []) if failed & {item.get("hookPhase"), item.get("status")}
     ]
     if any((item["kind"], item["name"]) == SIGNATURE for item in refused):
-        lines[0] += " the image is not signed by who may release, and nothing of it was started."
-        lines += map(quoted, kubernetes.last_words(environment, "job-name=signature", lines=3))
+        lines[0] += " the signature of its image could not be verified, so nothing of it was started."
+        lines += map(quoted, kubernetes.last_words(environment, "job-name=signature", lines=1))
     else:
         lines += [quoted(f"{item['kind']} {item['name']}: {item.get('message')}") for item in refused]
         lines += [] if refused else [quoted(operation.get("message", "no reason given"))]

@@ -91,7 +91,9 @@ def an_image_that_nobody_signed(stage: Stage) -> Outcome:
 
     def applied() -> str | None:
         said = {name: stage.loop.delivery("status", name) for name in ("dev", "prod")}
-        return next((text for text in said.values() if "is not signed by" not in text), None)
+        return next(
+            (text for text in said.values() if "signature of its image could not be verified" not in text), None
+        )
 
     wait_for(applied, 180, lambda _: None)
     asked = ("rollouts,replicasets,deployments,pods", "--all-namespaces", "--output=jsonpath={..image}")
@@ -101,7 +103,7 @@ def an_image_that_nobody_signed(stage: Stage) -> Outcome:
         lambda: stage.watch.synced("iris-prod") == forge.main(), 90, "Argo CD says that it is synced"
     )
     sha, body = revert_of(shipped.digest)
-    hold("is not signed by" in body, f"the revert does not say why: {body}")
+    hold("signature of its image could not be verified" in body, f"the revert does not say why: {body}")
     hold(not stage.marks(begun, "weight", "gate", "abort", "promoted"), "the rollout did something of its own")
     hold(bad(stage, begun) == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
     return Outcome("not started", None, bad(stage, begun), sha[:10])
