@@ -122,9 +122,13 @@ def _behind(application: Kind, commit: str) -> str | None:
         if condition["type"].endswith("Error"):
             return f"{name}: {condition['message']}"
     sync, health = status.get("sync", {}), status.get("health", {})
-    # How an environment fares depends on what was released there: that is not the cluster's business.
-    well = name.startswith("iris-") or health.get("status") == "Healthy"
-    if sync.get("status") != "Synced" or sync.get("revision") != commit or not well:
+    # How an environment fares, and whether its image is signed, depends on what was released there: that is not
+    # the cluster's business.
+    environment = name.startswith("iris-")
+    well = environment or health.get("status") == "Healthy"
+    refused = environment and status.get("operationState", {}).get("phase") == "Failed"
+    applied = sync.get("status") == "Synced" or refused
+    if not applied or sync.get("revision") != commit or not well:
         state = f"{sync.get('status', 'Unknown')} and {health.get('status', 'Unknown')}"
         return f"{name} is {state} as {str(sync.get('revision'))[:10]}, main is {commit[:10]}"
     return None

@@ -15,7 +15,7 @@ from rich.table import Table
 from cluster import forge
 from cluster.steps import ClusterError
 from drill import demo as performance
-from drill import scenarios
+from drill import images, scenarios
 from drill.checks import Outcome, WrongError
 from drill.loop import Loop, RefusedError
 from drill.scenarios import CORE, HOST, Scenario
@@ -82,14 +82,15 @@ def delivery(arguments: Annotated[list[str], typer.Argument(metavar="COMMAND..."
 
 @contextmanager
 def _stage() -> Iterator[Stage]:
+    good = images.good()
     with (
         tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary,
-        Traffic(HOST) as traffic,
+        Traffic(HOST, images.questions(good.values())) as traffic,
         Told() as told,
         Watch(traffic) as watch,
         screen(watch),
     ):
-        yield Stage(Loop(Path(temporary)), traffic, told, watch)
+        yield Stage(good, Loop(Path(temporary)), traffic, told, watch)
 
 
 def _play(stage: Stage, scenario: Scenario) -> tuple[Outcome | None, str, float]:

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import images, machine, secrets
-from cluster.steps import ClusterError
+from cluster.steps import ClusterError, step
 from delivery.release import IMAGE
+from drill.traffic import Question
 from local import cache, image
 from local.engine import buildah
 
@@ -28,14 +30,16 @@ class Shipped(NamedTuple):
     @property
     def version(self) -> str:
         """Return the version of the model, as its answers name it."""
-        return str(self._facts()["version"])
+        return str(self.facts["version"])
 
     @property
     def sha256(self) -> str:
         """Return the digest of the model's file."""
-        return str(self._facts()["sha256"])
+        return str(self.facts["sha256"])
 
-    def _facts(self) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its model.json says."""
         return dict(json.loads((self.model / "model.json").read_text()))
 
 
@@ -54,11 +58,23 @@ def train(name: str) -> Path:
     return cache.keep("models", name, cache.key(*sorted((ROOT / "pipeline").glob("*.py"))), make) / "model"
 
 
-def good(name: str) -> Shipped:
-    """Build, push and sign the serving image of one of the models. Raises ImageError, ClusterError."""
-    model = train(name)
-    image.build(model, f"localhost/drill:{name}", engine=buildah(), quiet=True)
-    return Shipped(_push_signed(name), model)
+def good() -> dict[str, Shipped]:
+    """Build, push and sign the serving image of each of the models. Raises ImageError, ClusterError."""
+    shipped = {}
+    for name, algorithm in MODELS.items():
+        with step(f"{name}: {algorithm.replace('_', ' ')}, trained, built, pushed, signed"):
+            model = train(name)
+            image.build(model, f"localhost/drill:{name}", engine=buildah(), quiet=True)
+            shipped[name] = Shipped(_push_signed(name), model)
+    return shipped
+
+
+def questions(models: Iterable[Shipped]) -> list[Question]:
+    """Return what users can ask: the rows for which all models have the same answer on record."""
+    recorded = [
+        [Question(row["features"], row["prediction"]) for row in model.facts["golden"]] for model in models
+    ]
+    return [question for question in recorded[0] if all(question in others for others in recorded)]
 
 
 def bad(name: str, fault: str) -> Shipped:

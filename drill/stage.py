@@ -1,8 +1,8 @@
-"""Where a release is played: a cluster with a model in prod, users, those who are told, a clone, and a watch."""
+"""Where a release is played: good models, a cluster that runs one, users, those who are told, a clone, a watch."""
 
 import time
 
-from cluster.steps import ClusterError, step
+from cluster.steps import ClusterError
 from drill import images
 from drill.images import Shipped
 from drill.loop import Loop
@@ -15,9 +15,8 @@ from drill.watch import Watch
 class Stage:
     """What a scenario has to do with."""
 
-    def __init__(self, loop: Loop, traffic: Traffic, told: Told, watch: Watch) -> None:
-        self.loop, self.traffic, self.told, self.watch = loop, traffic, told, watch
-        self.good = {name: _ready(name, algorithm) for name, algorithm in images.MODELS.items()}
+    def __init__(self, good: dict[str, Shipped], loop: Loop, traffic: Traffic, told: Told, watch: Watch) -> None:
+        self.good, self.loop, self.traffic, self.told, self.watch = good, loop, traffic, told, watch
 
     def settle(self) -> None:
         """Have a good model in prod, all users on it, and nothing under way. Raises ClusterError."""
@@ -80,8 +79,3 @@ class Stage:
         status = self.watch.rollout("prod").get("status", {})
         over = bool(status.get("stableRS")) and status.get("currentPodHash") == status.get("stableRS")
         return over and status.get("phase") == "Healthy" and not status.get("abort") and self.watch.weight() == 0
-
-
-def _ready(name: str, algorithm: str) -> Shipped:
-    with step(f"{name}: {algorithm.replace('_', ' ')}, trained, built, pushed"):
-        return images.good(name)

@@ -1,7 +1,7 @@
 """Users: each with an address of its own, because the router limits what one address may ask.
 
 Run inside the cluster's network, where it writes a line of JSON for each request; it ends with its standard input.
-argv: how many users. `Traffic` starts it and counts.
+argv: how many users, and what they ask, as `Question`s in JSON. `Traffic` starts it and counts.
 """
 
 import http.client
@@ -21,12 +21,17 @@ from drill.inside import Inside, write
 ADDRESSES = "10.20.0"  # from .100 on; the node's network, so that the router sees them and not the node
 PAUSE = 0.64  # seconds between two requests of one user: 94 a minute, where the router allows 100
 LONGEST = 3 * 3600.0  # seconds after which the users go home, whatever happens
-# Flowers of which no model has doubts.
-ROWS = (((5.1, 3.5, 1.4, 0.2), 0), ((5.7, 2.9, 4.2, 1.3), 1), ((6.9, 3.1, 5.8, 2.2), 2))
 ROUTER = (
     *("kubectl", "get", "pods", "--namespace=traefik", "--selector=app.kubernetes.io/name=traefik"),
     *("--field-selector=status.phase=Running", "--output=json"),
 )
+
+
+class Question(NamedTuple):
+    """What a user asks, and the index of the class that is the right answer."""
+
+    features: list[float]
+    prediction: int
 
 
 class Answer(NamedTuple):
@@ -47,12 +52,11 @@ class Answer(NamedTuple):
 class Traffic:
     """Steady traffic from several users, as long as the block lasts."""
 
-    def __init__(self, host: str, users: int = 40) -> None:
+    def __init__(self, host: str, questions: list[Question], users: int = 40) -> None:
         self.users = users
         self.answers: list[Answer] = []
-        self._inside = Inside(
-            lambda answer: self.answers.append(Answer(*answer)), "drill.traffic", host, str(users)
-        )
+        arguments = (host, str(users), json.dumps(questions))
+        self._inside = Inside(lambda answer: self.answers.append(Answer(*answer)), "drill.traffic", *arguments)
 
     def __enter__(self) -> "Traffic":
         for user in range(self.users):
@@ -97,7 +101,14 @@ class Router:
             return self._address
 
 
-def use(host: str, user: int, router: Router, tell: Callable[[Answer], None], over: threading.Event) -> None:
+def use(
+    host: str,
+    questions: list[Question],
+    user: int,
+    router: Router,
+    tell: Callable[[Answer], None],
+    over: threading.Event,
+) -> None:
     """Ask for one prediction after the other until it is over."""
     context = ssl.create_default_context()
     context.check_hostname = False
@@ -108,7 +119,7 @@ def use(host: str, user: int, router: Router, tell: Callable[[Answer], None], ov
     over.wait(PAUSE * user / 40)
     while not over.is_set():
         begun = time.time()
-        features, expected = ROWS[number % len(ROWS)]
+        features, expected = questions[number % len(questions)]
         number += 1
         try:
             if connection is None:
@@ -132,7 +143,7 @@ def use(host: str, user: int, router: Router, tell: Callable[[Answer], None], ov
         over.wait(max(0.0, begun + PAUSE - time.time()))
 
 
-def main(host: str, users: int) -> None:
+def main(host: str, users: int, questions: list[Question]) -> None:
     """Send traffic until standard input ends."""
     over, lock, router = threading.Event(), threading.Lock(), Router()
 
@@ -141,7 +152,7 @@ def main(host: str, users: int) -> None:
             write(answer)
 
     for user in range(users):
-        threading.Thread(target=use, args=(host, user, router, tell, over), daemon=True).start()
+        threading.Thread(target=use, args=(host, questions, user, router, tell, over), daemon=True).start()
     threading.Thread(target=_end_with_input, args=(over,), daemon=True).start()
     over.wait(LONGEST)
     over.set()
@@ -158,4 +169,4 @@ def _address(user: int) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), [Question(*asked) for asked in json.loads(sys.argv[3])])

@@ -16,6 +16,7 @@ KINDS = {
     "checkout": "tests/test_documents.py, in a clone in which two models were released",
     "database": "tests/test_documents.py, against PostgreSQL with predictions in it",
     "wine": "tests/test_own_model.py, in a clone whose data set is another",
+    "wine cluster": "the same, in a cluster of its own; `make test-wine` runs it",
     "cluster": "tests/cluster/test_documents.py, in the running cluster",
 }
 SHELL = {"bash", "console", "sh", "shell", "zsh"}

@@ -1,6 +1,6 @@
 """docs/BRING-YOUR-OWN-MODEL.md is followed with the wine data: trained, released, served, let through by the gate.
 
-What the cluster would do with the release is left to the cluster: `clone` has the commits that it would be given.
+`clone` has the commits that a cluster is given. That a cluster promotes wine takes ten minutes: `make test-wine`.
 """
 
 import re
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster import machine
 from delivery import changes
 from delivery.repository import Repository
 from tests import clone as clones
@@ -80,6 +81,25 @@ def test_the_golden_gate_stops_flowers_where_git_says_wine(
         done = golden_gate(service, clone)
         assert done.returncode == 1
         assert "was answered with HTTP 422" in done.stdout
+
+
+@pytest.mark.wine
+def test_a_cluster_of_this_machine_promotes_it(clone: Path) -> None:
+    if machine.init_pid() is not None:
+        pytest.exit("a cluster runs here, with flowers in it; `make down`, if you can do without it", 1)
+    environ = clones.environ()
+    # No image has the digest that the document releases: here it is as before the first release.
+    documents.run(["git", "reset", "--quiet", "--hard", "HEAD~2"], clone, environ)
+    cluster = [sys.executable, "-m", "cluster"]
+    try:
+        documents.run([*cluster, "up"], clone, environ)
+        for block in documents.blocks("wine cluster"):
+            documents.check(block, clone, environ)
+        info = "/api/v1/namespaces/iris-prod/services/iris-stable:80/proxy/info"
+        served = documents.run([*cluster, "exec", "--", "kubectl", "get", f"--raw={info}"], clone, environ)
+        assert '"wine-classifier"' in served
+    finally:
+        documents.run([*cluster, "down"], clone, environ)
 
 
 def golden_gate(service: RunningService, clone: Path) -> subprocess.CompletedProcess[str]:
