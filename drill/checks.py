@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
     revert: str
 
 
-def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], None] | None = None) -> Outcome:
+def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], object] | None = None) -> Outcome:
     """Ship a good release and see it promoted; `during` happens while it has 10 % of the users."""
     begun = time.time()
     stage.loop.ship(shipped, "--override")
@@ -68,7 +68,7 @@ def taken_back(
     at: int | None,
     reason: str,
     options: tuple[str, ...] = (),
-    during: Callable[[], None] | None = None,
+    during: Callable[[], object] | None = None,
     spared: float = SPARED,
 ) -> Outcome:
     """Ship a bad release and see it taken back, at that weight and for that reason, and git with it.

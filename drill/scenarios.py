@@ -54,9 +54,18 @@ def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
 
 
 def many_errors(stage: Stage) -> Outcome:
-    """Taken back, people are told, and every panel of the dashboards shows what was."""
+    """Taken back; who watches and who is on call are told, and every panel of the dashboards shows what was."""
     begun = time.time()
-    outcome = taken_back(stage, stage.faulty("errors-30"), at=10, reason=COUNTED)
+
+    def watched() -> None:
+        try:
+            stage.loop.delivery("watch", "prod")
+        except RefusedError as error:
+            hold("python -m delivery why prod" in str(error), f"delivery watch: {error}")
+        else:
+            raise WrongError("delivery watch has taken it for promoted")
+
+    outcome = taken_back(stage, stage.faulty("errors-30"), at=10, reason=COUNTED, during=watched)
     # The alert comes with the next look at the rules.
     wait_for(lambda: next(dashboards.faults(PROMETHEUS, begun, time.time()), None), 30, lambda _: None)
     told(stage, "RolloutAborted", "iris-prod")  # of this one, or of one from just before the drill
@@ -66,7 +75,8 @@ def many_errors(stage: Stage) -> Outcome:
 def a_good_release(stage: Stage) -> Outcome:
     """Promoted, and nobody notices."""
     begun = time.time()
-    outcome = promoted(stage, stage.next_good())
+    # It ends well only when all users have the release.
+    outcome = promoted(stage, stage.next_good(), during=lambda: stage.loop.delivery("watch", "prod"))
     hold(outcome.bad == 0, f"{outcome.bad} requests failed: {failures(stage.traffic.between(begun), begun)}")
     return outcome
 
