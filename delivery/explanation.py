@@ -50,7 +50,7 @@ def unapplied(environment: str) -> str:
     if operation.get("phase") not in BAD or status.get("sync", {}).get("status") == "Synced":
         return ""
     result = operation.get("syncResult", {})
-    lines = [f"Argo CD could not apply {result.get('revision', 'what git says')[:10]}:"]
+    lines = [f"Argo CD could not apply {result.get('revision', '')[:10] or 'what git says'}:"]
     failed = BAD | {"SyncFailed"}
     refused = [
         item for item in result.get("resources", []) if failed & {item.get("hookPhase"), item.get("status")}
