@@ -20,13 +20,13 @@ from pathlib import Path
 
 from cluster import machine
 from cluster.steps import ClusterError, Say, wait_for
+from delivery.landing import land
+from delivery.release import ReleaseError
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "iris-gitops.git"
 PORT = 8099
 DISPATCHES = "/repos/iris-gitops/iris-gitops/dispatches"
-ATTEMPTS = 8
-AGAIN = (3, 4)  # exit codes of `delivery`: the cluster cannot be asked, or does not say so (yet)
 LARGEST = 64 * 1024  # bytes of a message
 WHO = {
     f"GIT_{role}_{field}": value
@@ -104,6 +104,7 @@ def start(token: str, say: Say) -> None:
 def serve(where: Path) -> None:
     """Serve until the machine ends."""
     (where / "pid").write_text(str(os.getpid()))
+    os.environ.update(WHO)
     address = ("--listen=" + machine.NODE, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
     server = Server((machine.NODE, PORT), where)
     threading.Thread(target=_tell_of_commits, args=(where,), daemon=True).start()
@@ -122,30 +123,15 @@ class Server(ThreadingHTTPServer):
         self.one_at_a_time = threading.Lock()
 
     def revert(self, event: bytes) -> None:
-        """Have `delivery` decide what the message means for git, and push what it commits.
-
-        The message comes before the cluster itself says that it has aborted, and somebody may push meanwhile: all
-        is decided anew until one of both is over.
-        """
-        with self.one_at_a_time, tempfile.TemporaryDirectory(prefix="iris-forge-") as temporary:
-            for attempt in range(ATTEMPTS):
-                clone = Path(temporary) / str(attempt)
-                _git(self.where, "clone", "--quiet", str(self.where / REPOSITORY), str(clone))
-                command = [sys.executable, "-P", "-m", "delivery", "revert", "--event", "-"]
-                done = subprocess.run(
-                    command, cwd=clone, input=event, env={**os.environ, **WHO}, capture_output=True, check=False
-                )
-                _say((done.stdout + done.stderr).decode(errors="replace").strip())
-                if _git(clone, "rev-parse", "HEAD") != _git(clone, "rev-parse", "origin/main"):
-                    try:
-                        _git(clone, "push", "--quiet", "origin", "HEAD:main")
-                    except ClusterError as error:
-                        _say(f"{error}; once more")
-                        continue
-                    return
-                if done.returncode not in AGAIN:
-                    return
-                time.sleep(2)
+        """Have `delivery` decide what the message means for git, and push what it commits, as on GitHub."""
+        with self.one_at_a_time, tempfile.NamedTemporaryFile(prefix="iris-forge-") as message:
+            message.write(event)
+            message.flush()
+            try:
+                _, outputs = land(str(self.where / REPOSITORY), ("revert", f"--event={message.name}"))
+            except ReleaseError as error:
+                outputs = f"{error}\n"
+            _say(outputs.strip())
 
     def catch_up(self) -> None:
         """Act on aborts of which no message came: it is sent once, and may be lost."""

@@ -22,19 +22,18 @@ PAUSE = 2.0  # seconds
 AGAIN = (3, 4)  # exit codes of `delivery`: the cluster does not say so (yet), or cannot be asked
 
 
-def land(checkout: Path, command: Sequence[str]) -> tuple[int, str]:
-    """Run a command of `delivery` on the newest main of a checkout's origin, and push what it commits.
+def land(origin: str, command: Sequence[str]) -> tuple[int, str]:
+    """Run a command of `delivery` on the newest main of a repository, and push what it commits.
 
     Return the command's exit code, and the outputs, empty where there was nothing to commit. Raises ReleaseError.
     """
-    origin = git(checkout, "remote", "get-url", "origin").strip()
     code = 1
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE)
         with tempfile.TemporaryDirectory(prefix="iris-landing-") as temporary:
-            git(checkout, "clone", "--quiet", "--branch=main", origin, temporary)
             clone = Path(temporary)
+            git(clone, "clone", "--quiet", "--branch=main", origin, ".")
             code = _delivery(clone, command)
             if git(clone, "rev-parse", "HEAD") != git(clone, "rev-parse", "origin/main"):
                 try:
@@ -64,7 +63,7 @@ def _outputs(clone: Path) -> str:
 def main() -> int:
     """Land the command of this process's arguments; return its exit code."""
     try:
-        code, outputs = land(Path(), sys.argv[1:])
+        code, outputs = land(git(Path(), "remote", "get-url", "origin").strip(), sys.argv[1:])
     except ReleaseError as error:
         sys.stderr.write(f"landing: {error}\n")
         return 1

@@ -70,6 +70,10 @@ def _do(repository: Repository, change: changes.Change | None) -> None:
     repository.commit(*change)
 
 
+def _origin(checkout: Path) -> str:
+    return str(checkout.parent / "origin")
+
+
 def _main(checkout: Path, form: str = "%H") -> str:
     return _git(checkout.parent / "origin", "log", "-1", f"--format={form}", "main")
 
@@ -98,7 +102,7 @@ def test_what_is_committed_is_pushed_and_told_as_outputs(checkout: Path) -> None
 
 
 def test_what_somebody_wrote_in_a_reason_is_no_output(checkout: Path) -> None:
-    code, outputs = landing.land(checkout, ["revert", "dev", "--reason=it was bad\ncommit=other\nEOF"])
+    code, outputs = landing.land(_origin(checkout), ["revert", "dev", "--reason=it was bad\ncommit=other\nEOF"])
     assert code == 0
     first, _, opening, *body, closing = outputs.splitlines()
     assert first == f"commit={_main(checkout)}"
@@ -115,7 +119,7 @@ def test_when_somebody_was_faster_it_is_decided_anew(checkout: Path, monkeypatch
     (hooks / "pre-push").chmod(0o755)
     for name, value in (("COUNT", "1"), ("KEY_0", "core.hooksPath"), ("VALUE_0", str(hooks))):
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
-    code, outputs = landing.land(checkout, ["promote"])
+    code, outputs = landing.land(_origin(checkout), ["promote"])
     assert code == 0
     assert f"commit={_main(checkout)}\n" in outputs
     subjects = _git(origin, "log", "-2", "--format=%s", "main").splitlines()
@@ -126,15 +130,15 @@ def test_what_is_refused_is_refused_at_once_and_nothing_is_pushed(
     checkout: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = _main(checkout)
-    assert landing.land(checkout, ["promote", f"--digest={ONE}"]) == (1, "")
+    assert landing.land(_origin(checkout), ["promote", f"--digest={ONE}"]) == (1, "")
     assert capfd.readouterr().err.count("dev has moved on") == 1
     assert _main(checkout) == before
 
 
 def test_nothing_to_do_is_no_output(checkout: Path) -> None:
-    assert landing.land(checkout, ["promote"])[0] == 0
+    assert landing.land(_origin(checkout), ["promote"])[0] == 0
     before = _main(checkout)
-    assert landing.land(checkout, ["promote"]) == (0, "")
+    assert landing.land(_origin(checkout), ["promote"]) == (0, "")
     assert _main(checkout) == before
 
 
@@ -145,8 +149,8 @@ def test_a_message_that_the_cluster_does_not_confirm_is_asked_about_again_and_th
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"action": "rollout-aborted", "client_payload": payload, "sender": {}}))
     before = _main(checkout)
-    assert landing.land(checkout, ["revert", f"--event={event}"]) == (4, "")
+    assert landing.land(_origin(checkout), ["revert", f"--event={event}"]) == (4, "")
     assert capfd.readouterr().err.count("the cluster cannot be asked") == landing.ATTEMPTS
     assert _main(checkout) == before
-    assert landing.land(checkout, ["revert", f"--event={event}", "--unconfirmed"])[0] == 0
+    assert landing.land(_origin(checkout), ["revert", f"--event={event}", "--unconfirmed"])[0] == 0
     assert _runs(checkout, "dev") == ONE
