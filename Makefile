@@ -73,7 +73,7 @@ test-cluster: .venv/ready ## test the cluster, from nothing to nothing (needs ro
 test-wine: .venv/ready ## have a model of another data set promoted, as its document says (needs root; about 10 min)
 	@$(BIN)/pytest -m wine
 
-lint: .venv/ready ## check format, style, types, locks, YAML, shell, Dockerfiles and workflows
+lint: .venv/ready ## check format, style, types, locks, YAML, shell, Dockerfiles, workflows and documents
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
@@ -82,6 +82,7 @@ lint: .venv/ready ## check format, style, types, locks, YAML, shell, Dockerfiles
 	$(BIN)/hadolint Dockerfile */Dockerfile tests/faults/Dockerfile
 	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
 	$$($(BIN)/python -m cluster build actionlint)/actionlint -shellcheck=$(BIN)/shellcheck
+	$(BIN)/pytest -q tests/test_documents.py -k "block or drill_plays or target or link or path"
 	@$(MAKE) --no-print-directory check-lock
 
 bench: .venv/ready model/model.json ## measure the service against bare uvicorn (needs wrk)
