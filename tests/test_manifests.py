@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import images
+from cluster import images, machine
 from delivery.release import IMAGE
 from tests.overlays import BUILT, RELEASE, render
 from tests.phase import phases
@@ -321,7 +321,8 @@ def test_this_machine_has_the_environments_with_another_signer_and_prod_with_sho
 def test_the_signature_of_the_image_is_asked_for_before_anything_of_a_release_is_applied(
     rendered: dict[str, list[Object]], environment: str
 ) -> None:
-    for where in (environment, f"local {environment}"):
+    asked, here = {}, f"local {environment}"
+    for where in (environment, here):
         (job,) = _named(rendered[where], "Job").values()
         assert job["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "PreSync"
         pod = job["spec"]["template"]["spec"]
@@ -334,9 +335,11 @@ def test_the_signature_of_the_image_is_asked_for_before_anything_of_a_release_is
         # It comes before what the rest of the environment has: its ServiceAccount and its ConfigMaps.
         assert "serviceAccountName" not in pod
         assert [volume.keys() for volume in pod["volumes"]] == [{"name", "emptyDir"}]
-    container = _named(rendered[environment], "Job")["signature"]["spec"]["template"]["spec"]["containers"][0]
+        asked[where] = container
+    pushed_to = f"{machine.REGISTRY}/{images.in_registry(IMAGE)}"
+    assert {"name": "COSIGN_REPOSITORY", "value": pushed_to} in asked[here]["env"]
     repository = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["global"]["external_labels"]
-    assert container["args"][1:-1] == [
+    assert asked[environment]["args"][1:-1] == [
         f"--certificate-identity={repository['repository']}/.github/workflows/release.yml@refs/heads/main",
         "--certificate-oidc-issuer=https://token.actions.githubusercontent.com",
         "--output=text",
