@@ -52,7 +52,7 @@ down: .venv/ready ## end it, and leave nothing
 demo: up ## ship a good model and a bad image by commit, and watch the bad one come back; ends in a report
 	@$(BIN)/python -m drill demo
 
-drill: up ## play every way in which a release can go, and show what became of each (about 55 min)
+drill: up ## play every way in which a release can go, and show what became of each (more than an hour)
 	@$(BIN)/python -m drill run
 
 drill-core: up ## play the five that CI plays, from nothing to nothing
