@@ -197,7 +197,7 @@ def a_person_aborts(stage: Stage) -> Outcome:
 def a_person_promotes(stage: Stage) -> Outcome:
     """`kubectl argo rollouts promote --full`: it is done at once, as git says."""
     shipped, begun = stage.next_good(), time.time()
-    stage.loop.ship(shipped)
+    stage.loop.ship(shipped, "--override")
     reach(stage, 10, begun)
     argo("promote", "--full")
     stage.watch.until(lambda: bool(stage.marks(begun, "promoted")) and stage.rests(), 60, "the promotion")
@@ -220,10 +220,12 @@ def a_person_undoes(stage: Stage) -> Outcome:
 
 def a_person_reverts_later(stage: Stage) -> Outcome:
     """`delivery revert` of what all users have: the release before comes back, through all gates of its own."""
-    shipped, begun = stage.next_good(), time.time()
+    before = stage.good[next(name for name in images.MODELS if name != stage.other())]
+    a_person_promotes(stage)
+    begun = time.time()
     stage.loop.revert("--reason=It was promoted, and should not have been.")
-    hold(stage.loop.runs("prod").digest == shipped.digest, "git says something else than the release before")
-    outcome = see_promoted(stage, shipped, begun)
+    hold(stage.next_good() != before, "git says something else than the release before")
+    outcome = see_promoted(stage, before, begun)
     hold(outcome.bad == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
     return outcome._replace(revert=forge.main()[:10])
 
