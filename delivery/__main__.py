@@ -18,6 +18,7 @@ from delivery.release import ReleaseError, read_model
 from delivery.repository import Repository
 from delivery.status import lines
 from delivery.watching import watch as watched
+from local import command_line
 
 app = typer.Typer(
     help="Ship a model by commit, and take it back.", pretty_exceptions_enable=False, no_args_is_help=True
@@ -173,16 +174,10 @@ def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> 
 def main() -> int:
     """Run a command; return its exit code."""
     try:
-        app()
-    except SystemExit as end:  # of a command line that was wrong, too
-        return end.code if isinstance(end.code, int) else 0
-    except ReleaseError as error:
-        typer.echo(f"delivery: {error}", err=True)
-        return 1
+        return command_line.run(app, "delivery", ReleaseError)
     except AwayError as error:
         typer.echo(f"delivery: the cluster cannot be asked: {error}; is kubectl set up for it?", err=True)
         return 4
-    return 0
 
 
 if __name__ == "__main__":

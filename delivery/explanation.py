@@ -59,8 +59,8 @@ def unapplied(environment: str) -> str:
         lines[0] += " the signature of its image could not be verified, so nothing of it was started."
         lines += map(quoted, kubernetes.last_words(environment, "job-name=signature", lines=1))
     else:
-        lines += [quoted(f"{item['kind']} {item['name']}: {item.get('message')}") for item in refused]
-        lines += [] if refused else [quoted(operation.get("message", "no reason given"))]
+        said = [f"{item['kind']} {item['name']}: {item.get('message')}" for item in refused]
+        lines += map(quoted, said or [operation.get("message", "no reason given")])
     return "\n".join(lines)
 
 
