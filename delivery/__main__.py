@@ -71,6 +71,8 @@ def revert(
     be asked.
     """
     repository, stable, told_by_cluster = Repository(Path()), "", ""
+    if event and (environment or digest):
+        raise typer.BadParameter("a message names environment and digest itself: give it alone")
     if event:
         environment, digest = read(event.read(LARGEST))
     if environment is None:
@@ -89,7 +91,7 @@ def revert(
         if event and not unconfirmed:
             raise
         told_by_cluster = f"Taken back. The cluster could not be asked why: {error}" if event else ""
-    reason = reason or told_by_cluster or "Taken back by hand."
+    reason = reason.strip() or told_by_cluster or "Taken back by hand."
     _commit(repository, changes.revert(repository, environment, reason, digest, stable), dry_run=dry_run)
 
 
@@ -129,8 +131,7 @@ def watch(
 
     Exit codes: 0 promoted, 1 taken back, or neither in that time, 4 the cluster cannot be asked.
     """
-    runs = changes.current(Repository(Path()), environment)
-    digest = digest or (runs.digest if runs else "")
+    digest = digest or changes.running(Repository(Path()), environment).digest
     try:
         promoted = watched(environment, digest, minutes * 60, typer.echo)
     except TimeoutError as error:

@@ -28,6 +28,15 @@ def current(repository: Repository, environment: str) -> Release | None:
     return parse(repository.files(folder(environment)))
 
 
+def running(repository: Repository, environment: str) -> Release:
+    """Return what git says runs in an environment. Raises ReleaseError when nothing does."""
+    runs = current(repository, environment)
+    if runs is None:
+        command = "release" if environment == "dev" else "promote"
+        raise ReleaseError(f"nothing runs in {environment}; `python -m delivery {command}` ships something there")
+    return runs
+
+
 def release(repository: Repository, environment: str, wanted: Release, *, override: bool = False) -> Change | None:
     """Return what makes an environment run a release, None when git says that it does. Raises ReleaseError."""
     before = current(repository, environment)
@@ -47,9 +56,7 @@ def promote(repository: Repository, digest: str = "", *, override: bool = False)
 
     Raises ReleaseError, also when dev runs something else than `digest`, which is what somebody has approved.
     """
-    wanted = current(repository, "dev")
-    if wanted is None:
-        raise ReleaseError("nothing runs in dev; `python -m delivery release` ships something there")
+    wanted = running(repository, "dev")
     if digest and wanted.digest != digest:
         raise ReleaseError(
             f"dev has moved on from {digest[:19]} to {wanted.name}; look at that one, and promote it"

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from delivery import kubernetes
 from delivery.changes import releases
 from delivery.kubernetes import Kind
-from delivery.release import Release
-from delivery.repository import Commit, Repository
+from delivery.repository import Repository
 
 MEASURED = {
     "server-errors": "server errors, as its own pods counted them",
@@ -40,7 +39,11 @@ def aborted(repository: Repository, environment: str) -> Abort | None:
         return None
     digest = digest_of(rollout)
     stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
-    return Abort(digest, stable, "\n".join(_tell(repository, environment, rollout, digest)))
+    try:
+        text = "\n".join(_tell(repository, environment, rollout, digest))
+    except (LookupError, TypeError, ValueError) as error:  # git is reverted all the same
+        text = f"{digest[:19]} was taken back. What the cluster says of it is not understood: {error!r}."
+    return Abort(digest, stable, text)
 
 
 def unapplied(environment: str) -> str:
@@ -70,7 +73,17 @@ def digest_of(rollout: Kind) -> str:
     return image.partition("@")[2]
 
 
-def weight_at(rollout: Kind, step: int) -> int:
+def share(rollout: Kind) -> int:
+    """Return the percentage of the users that the newest version has."""
+    status = rollout.get("status", {})
+    if "blueGreen" in rollout["spec"]["strategy"]:  # all have it before it is the stable one
+        return 100 if status.get("blueGreen", {}).get("activeSelector") == status.get("currentPodHash") else 0
+    if status.get("currentPodHash") == status.get("stableRS"):
+        return 100
+    return 0 if status.get("abort") else _weight_at(rollout, status.get("currentStepIndex", 0))
+
+
+def _weight_at(rollout: Kind, step: int) -> int:
     """Return the percentage of the users that a new version has when that step is reached."""
     steps = rollout["spec"]["strategy"].get("canary", {}).get("steps", [])
     return next((one["setWeight"] for one in reversed(steps[:step]) if "setWeight" in one), 0)
@@ -79,10 +92,11 @@ def weight_at(rollout: Kind, step: int) -> int:
 def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) -> Iterator[str]:
     status = rollout["status"]
     version, stable, when = status["currentPodHash"], status["stableRS"], _time(status["abortedAt"])
-    shipped, by = _shipped(repository, environment, digest)
-    # The same image may have been released, and taken back, before.
-    since = by.time if by else datetime.min.replace(tzinfo=UTC)
-    runs = [run for run in kubernetes.runs(environment, version) if _created(run) >= since]
+    brought = [(it, by) for by, it in releases(repository, environment) if it and it.digest == digest]
+    shipped, by = brought[0] if brought else (None, None)
+    runs = kubernetes.runs(environment, version)
+    if by and len(brought) > 1:  # what was measured when it was released before is of no interest
+        runs = [run for run in runs if _created(run) >= by.time]
     failed = next((run for run in reversed(runs) if _phase(run) in BAD), None)
 
     name = shipped.name if shipped else digest[:19]
@@ -97,7 +111,7 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
         yield f"It was not ready within its {rollout['spec']['progressDeadlineSeconds']} seconds."
         yield from _waiting(kubernetes.pods(environment, version))
     else:
-        yield "No gate failed: a person has aborted it (`kubectl argo rollouts abort`)."
+        yield "No gate has failed: a person has aborted it (`kubectl argo rollouts abort`)."
     words = readable(kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
     if words and not (failed and _failed_metrics(failed) == {"golden"}):
         yield "Its last words:"
@@ -117,7 +131,7 @@ def _who_had_it(rollout: Kind, run: Kind) -> str:
     if "blueGreen" in rollout["spec"]["strategy"]:
         before = run["metadata"]["labels"].get("rollout-type") == "PrePromotion"
         return "before any user was sent to it" if before else "with all users"
-    weight = weight_at(rollout, _step(run))
+    weight = _weight_at(rollout, _step(run))
     return f"with {weight} % of the users" if weight else "before any user was sent to it"
 
 
@@ -125,7 +139,9 @@ def _measured(environment: str, run: Kind, who: str, version: str, stable: str) 
     """Yield what a gate measured, the worst first."""
     yield f"Measured {who}, against its limits:"
     conditions = {metric["name"]: metric.get("failureCondition", "") for metric in run["spec"]["metrics"]}
-    results = sorted(run["status"]["metricResults"], key=lambda result: result["phase"] not in BAD)
+    results = sorted(run["status"].get("metricResults", []), key=lambda result: result["phase"] not in BAD)
+    if not results:
+        yield quoted(run["status"].get("message", "it ended before it measured anything"))
     for result in results:
         last = result["measurements"][-1] if result.get("measurements") else {}
         sign = "no" if result["phase"] in BAD else "ok" if last.get("phase") == "Successful" else "--"
@@ -146,7 +162,7 @@ def _measured(environment: str, run: Kind, who: str, version: str, stable: str) 
 
 
 def _failed_metrics(run: Kind) -> set[str]:
-    return {result["name"] for result in run["status"]["metricResults"] if result["phase"] in BAD}
+    return {result["name"] for result in run["status"].get("metricResults", []) if result["phase"] in BAD}
 
 
 def _value(name: str, measurement: Kind) -> str:
@@ -200,14 +216,6 @@ def _grown(counter: str, begin: float, end: float) -> float | None:
     after = kubernetes.number(f"{counter} or vector(0)", end)
     before = kubernetes.number(f"{counter} or vector(0)", begin)
     return None if after is None or before is None else max(0.0, after - before)
-
-
-def _shipped(repository: Repository, environment: str, digest: str) -> tuple[Release | None, Commit | None]:
-    """Return the release of a digest and the newest commit that brought it to an environment."""
-    for commit, release in releases(repository, environment):
-        if release and release.digest == digest:
-            return release, commit
-    return None, None
 
 
 def readable(lines: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ class Stay(NamedTuple):
         """Why it left, in one line: of a verdict, the number beyond its limit, or what it begins with."""
         if not self.rejected:
             return self.left
-        lines = [line for line in self.left.splitlines() if line]
+        lines = [line for line in self.left.splitlines() if line] or ["for no reason that was given"]
         beyond = [line for line in lines if line.startswith("  no  ")]
         verdict = 2 if "was taken back from" in lines[0] else 0  # after what it was, and who shipped it
         said = beyond[0].removeprefix("  no  ").rstrip(":") if beyond else lines[min(verdict, len(lines) - 1)]

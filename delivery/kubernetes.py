@@ -88,7 +88,10 @@ def _list(kind: str, environment: str, *options: str) -> list[Kind]:
 def _kubectl(*arguments: str) -> str:
     command = ["kubectl", "--request-timeout=20s", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        # A log holds whatever bytes a program wrote.
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=60
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         raise AwayError(f"kubectl: {error}") from error
     if done.returncode:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from delivery import changes, kubernetes
-from delivery.explanation import digest_of, unapplied, weight_at
+from delivery.explanation import digest_of, share, unapplied
 from delivery.repository import Repository
 
 
@@ -23,12 +23,10 @@ def lines(repository: Repository, environment: str) -> Iterator[str]:
         yield "rollout   not there"
         return
     now = rollout.get("status", {})
-    step = now.get("currentStepIndex", 0)
     steps = len(rollout["spec"]["strategy"].get("canary", {}).get("steps", []))
-    weight = 0 if now.get("abort") else weight_at(rollout, step)
     over = now.get("currentPodHash") == now.get("stableRS")
-    share = f"step {step} of {steps}, {weight} % of the users have it" if steps else "users have the one before"
-    where = "all users have it" if over else share
+    where = f"step {now.get('currentStepIndex', 0)} of {steps}, " if steps and not over else ""
+    where += f"{share(rollout)} % of the users have it"
     yield f"rollout   {now.get('phase', 'Unknown')}: {digest_of(rollout)[:19]}, {where}"
     if now.get("message"):
         yield f"          {now['message']}"

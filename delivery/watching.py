@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable
 
 from delivery import kubernetes
-from delivery.explanation import digest_of, weight_at
-from delivery.kubernetes import Kind
+from delivery.explanation import digest_of, share
+from delivery.kubernetes import AwayError, Kind
 
 PAUSE = 5.0  # seconds between two looks
+PATIENCE = 60.0  # seconds without an answer, after one
 
 
 def watch(environment: str, digest: str, seconds: float, say: Callable[[str], None]) -> bool:
@@ -15,9 +16,15 @@ def watch(environment: str, digest: str, seconds: float, say: Callable[[str], No
 
     Raises TimeoutError when it is neither after `seconds`, AwayError.
     """
-    deadline, seen, said = time.monotonic() + seconds, False, ""
+    deadline, answered, seen, said = time.monotonic() + seconds, -PATIENCE, False, ""
     while time.monotonic() < deadline:
-        rollout = kubernetes.rollout(environment)
+        try:
+            rollout, answered = kubernetes.rollout(environment), time.monotonic()
+        except AwayError:
+            if time.monotonic() - answered > PATIENCE:
+                raise
+            time.sleep(PAUSE)
+            continue
         if (now := _told(rollout, digest)) != said:
             say(now)
             said = now
@@ -26,7 +33,10 @@ def watch(environment: str, digest: str, seconds: float, say: Callable[[str], No
             return end
         seen = seen or _asks_for(rollout, digest)
         time.sleep(PAUSE)
-    raise TimeoutError(f"{digest[:19]} was neither promoted nor taken back in {seconds / 60:.0f} minutes")
+    raise TimeoutError(
+        f"{digest[:19]} was neither promoted nor taken back in {seconds / 60:.0f} minutes; "
+        f"`python -m delivery status {environment}` says where it is"
+    )
 
 
 def verdict(rollout: Kind | None, digest: str, *, seen: bool) -> bool | None:
@@ -53,5 +63,4 @@ def _told(rollout: Kind | None, digest: str) -> str:
     if rollout is None or not _asks_for(rollout, digest):
         return f"waiting for Argo CD to ask for {digest[:19]}"
     status = rollout.get("status", {})
-    step = status.get("currentStepIndex", 0)
-    return f"{status.get('phase', 'Unknown')}, step {step}, {weight_at(rollout, step)} % of the users have it"
+    return f"{status.get('phase', 'Unknown')}, {share(rollout)} % of the users have it"

@@ -70,10 +70,7 @@ def promotion() -> None:
 @app.command()
 def digest() -> None:
     """Print the digest that runs in dev, as an output."""
-    runs = changes.current(Repository(Path()), "dev")
-    if runs is None:
-        raise ReleaseError("nothing runs in dev; `python -m delivery release` ships something there")
-    typer.echo(f"digest={runs.digest}")
+    typer.echo(f"digest={changes.running(Repository(Path()), 'dev').digest}")
 
 
 @app.command()

@@ -161,6 +161,12 @@ def test_history_tells_a_verdict_in_a_line(repository: Repository, verdict: str,
     assert history(repository, "prod")[1].in_short == f"taken back: {in_short}"
 
 
+def test_history_tells_of_a_reason_that_was_not_given(repository: Repository) -> None:
+    _three_releases(repository)
+    _do(repository, changes.revert(repository, "prod", " "))
+    assert history(repository, "prod")[1].in_short == "taken back: for no reason that was given"
+
+
 def test_a_persons_edit_is_no_release_and_no_way_back(repository: Repository) -> None:
     _three_releases(repository)
     file = repository.root / changes.folder("prod") / COMPONENT
@@ -241,6 +247,12 @@ def test_the_command_refuses_a_tree_with_changes(repository: Repository, model: 
     assert changes.current(repository, "dev") is None
 
 
+def test_the_command_does_not_wait_for_what_was_never_released(repository: Repository) -> None:
+    done = _command(repository, "watch", "dev")
+    assert done.returncode == 1
+    assert "`python -m delivery release` ships something there" in done.stderr
+
+
 def _command(repository: Repository, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "delivery", *arguments],
@@ -264,6 +276,13 @@ def _tell(repository: Repository, message: str, *options: str) -> subprocess.Com
     return subprocess.run(
         command, cwd=repository.root, env=environ, input=message, capture_output=True, text=True, check=False
     )
+
+
+def test_a_message_is_given_alone(repository: Repository) -> None:
+    _three_releases(repository)
+    done = _tell(repository, _event(), "--unconfirmed", "dev")
+    assert done.returncode == 2
+    assert "give it alone" in done.stderr
 
 
 def test_an_event_takes_back_what_git_says_runs_and_nothing_a_second_time(repository: Repository) -> None:

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from delivery.watching import verdict
+from delivery import kubernetes, watching
+from delivery.kubernetes import AwayError
+from delivery.watching import verdict, watch
 
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
 PROMOTED = {"observedGeneration": "4", "phase": "Healthy", "currentPodHash": "b", "stableRS": "b"}
@@ -12,7 +14,11 @@ PROMOTED = {"observedGeneration": "4", "phase": "Healthy", "currentPodHash": "b"
 
 def _rollout(digest: str = NEW, **status: Any) -> dict[str, Any]:
     template = {"spec": {"containers": [{"image": f"example.org/iris@{digest}"}]}}
-    return {"metadata": {"generation": 4}, "spec": {"template": template}, "status": PROMOTED | status}
+    return {
+        "metadata": {"generation": 4},
+        "spec": {"template": template, "strategy": {"canary": {}}},
+        "status": PROMOTED | status,
+    }
 
 
 @pytest.mark.parametrize(
@@ -36,3 +42,33 @@ def test_a_release_is_over_when_all_users_have_it_or_it_is_no_longer_asked_for(
     rollout: dict[str, Any] | None, seen: bool, expected: bool | None
 ) -> None:
     assert verdict(rollout, NEW, seen=seen) is expected
+
+
+@pytest.mark.parametrize(("patience", "waits"), [(60.0, True), (0.0, False)])
+def test_a_cluster_that_does_not_answer_for_a_moment_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, patience: float, waits: bool
+) -> None:
+    answers = iter([_rollout(OLD), None, _rollout()])
+
+    def rollout(_: str) -> dict[str, Any]:
+        if (answer := next(answers)) is None:
+            raise AwayError("a moment")
+        return answer
+
+    monkeypatch.setattr(kubernetes, "rollout", rollout)
+    monkeypatch.setattr(watching, "PAUSE", 0.01)
+    monkeypatch.setattr(watching, "PATIENCE", patience)
+    if waits:
+        assert watch("prod", NEW, 10, lambda _: None)
+    else:
+        with pytest.raises(AwayError):
+            watch("prod", NEW, 10, lambda _: None)
+
+
+def test_a_cluster_that_cannot_be_asked_at_all_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rollout(_: str) -> None:
+        raise AwayError("no kubeconfig")
+
+    monkeypatch.setattr(kubernetes, "rollout", rollout)
+    with pytest.raises(AwayError):
+        watch("prod", NEW, 10, lambda _: None)
