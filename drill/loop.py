@@ -94,6 +94,10 @@ class Loop:
         self._git(self.folder, "push", "--quiet", "origin", "HEAD:main")
         return self.repository.head()
 
+    def is_first(self) -> bool:
+        """Whether nothing was ever released in prod."""
+        return changes.current(self.repository, "prod") is None
+
     def runs(self, environment: str) -> Release:
         """Return what git says runs. Raises ClusterError when nothing does."""
         self.pull()
