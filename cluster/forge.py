@@ -20,6 +20,7 @@ from pathlib import Path
 
 from cluster import machine
 from cluster.steps import ClusterError, Say, wait_for
+from delivery.event import LARGEST
 from delivery.landing import land
 from delivery.release import ReleaseError
 
@@ -27,7 +28,6 @@ ROOT = Path(__file__).parent.parent
 REPOSITORY = "iris-gitops.git"
 PORT = 8099
 DISPATCHES = "/repos/iris-gitops/iris-gitops/dispatches"
-LARGEST = 64 * 1024  # bytes of a message
 WHO = {
     f"GIT_{role}_{field}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -88,10 +88,12 @@ def start(token: str, say: Say) -> None:
     (folder() / "token").write_text(token)
     _end_older()
     command = [sys.executable, "-P", "-m", "cluster.forge", str(folder())]
+    environ = {**machine.environment(), "PYTHONPATH": str(ROOT)}
+    environ.pop("TMPDIR", None)  # that of `make up` goes with it
     with machine.log("forge").open("a") as out:
         subprocess.Popen(
             machine.inside(command),
-            env={**machine.environment(), "PYTHONPATH": str(ROOT)},
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -140,7 +142,7 @@ class Server(ThreadingHTTPServer):
             time.sleep(30)
             for namespace in ("iris-dev", "iris-prod"):
                 command = ["kubectl", "get", "rollout", "iris", f"--namespace={namespace}", f"--output={query}"]
-                with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # again in half a minute
                     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
                     aborted, _, image = done.stdout.partition(" ")
                     if aborted == "true":
