@@ -16,6 +16,13 @@ ADDRESSES = [
     for file in KUSTOMIZATIONS
     for address in re.findall(r"https?://\S+", file.read_text())
 ]
+FEW_RIGHTS = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 def test_there_is_a_kustomization_for_each_part_and_each_refers_to_upstream() -> None:
@@ -50,23 +57,17 @@ def test_every_image_of_the_platform_is_one_that_the_cluster_builds_at_that_vers
 @pytest.mark.cluster
 def test_every_container_of_the_platform_has_requests_a_memory_limit_and_no_privileges() -> None:
     rendered = platform.render("cluster/platform", print)
-    workloads = [
-        part for part in rendered.split("\n---\n") if re.search(r"^kind: (Deployment|StatefulSet)$", part, re.M)
-    ]
-    assert len(workloads) == 8
-    for workload in workloads:
-        name = re.findall(r"^  name: (\S+)$", workload, re.MULTILINE)[0]
-        containers = workload.partition("\n      containers:\n")[2]
-        for demanded in (
-            r"limits:\n\s+(?:ephemeral-storage: \S+\n\s+)?memory: ",
-            r"requests:\n\s+cpu: \S+\n\s+memory: ",
-            r"allowPrivilegeEscalation: false",
-            r"readOnlyRootFilesystem: true",
-            r"drop:\n\s+- ALL",
-            r"runAsNonRoot: true",
-            r"type: RuntimeDefault",
-        ):
-            assert re.search(demanded, containers), f"{name}: no {demanded}"
+    items = [item for item in yaml.load_all(rendered, yaml.CSafeLoader) if "template" in item.get("spec", {})]
+    assert len(items) == 8
+    for item in items:
+        pod = item["spec"]["template"]["spec"]
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            name = f"{item['metadata']['name']}/{container['name']}"
+            resources = {"requests": {}, "limits": {}} | container.get("resources", {})
+            assert {"cpu", "memory"} <= resources["requests"].keys(), name
+            assert "memory" in resources["limits"], name
+            rights = pod.get("securityContext", {}) | container.get("securityContext", {})
+            assert FEW_RIGHTS.items() <= rights.items(), name
 
 
 @pytest.mark.cluster
