@@ -104,8 +104,6 @@ class Service:
         if self.batcher.busy_seconds() > STUCK_SECONDS:
             return f"the journal has not answered for {self.batcher.busy_seconds():.0f} s"
         if self.journal.error is not None:
-            self.journal.probe()
-        if self.journal.error is not None:
             return f"the journal cannot be written: {self.journal.error}"
         return None
 
@@ -129,6 +127,8 @@ class Service:
         while True:
             await asyncio.sleep(1)
             self.metrics.tick()
+            if self.journal.error is not None:
+                await asyncio.to_thread(self.journal.probe)  # which takes as long as the disk does
 
 
 def create_app(service: Service) -> ASGIApp:

@@ -61,8 +61,8 @@ class Journal:
                 raise JournalError(f"cannot write the journal {self._path}: {error}") from error
             self._set_aside(("", "-wal", "-shm"), str(error))
             self._open()
-        self.depth, self._last = self._writer.execute(
-            "SELECT coalesce(sum(size), 0), coalesce(max(id), 0) FROM groups"
+        self.depth, self._last, self._oldest = self._writer.execute(
+            "SELECT coalesce(sum(size), 0), coalesce(max(id), 0), coalesce(min(created), 0) FROM groups"
         ).fetchone()
         self.written = 0
         self.shipped = 0
@@ -71,14 +71,17 @@ class Journal:
 
     def append(self, records: bytes, size: int) -> None:
         """Put a group on disk. Raises sqlite3.Error when it could not be, and then nothing of it is kept."""
+        created = time.time()
         try:
             with self._lock:
                 if self._closed:
                     self._open()
                 self._writer.execute(
-                    "INSERT INTO groups VALUES (?, ?, ?, ?)", (self._last + 1, size, time.time(), records)
+                    "INSERT INTO groups VALUES (?, ?, ?, ?)", (self._last + 1, size, created, records)
                 )
                 self._last += 1  # never the number of a removed group: the shipper remembers how far it came
+                if not self.depth:
+                    self._oldest = created
                 self.depth += size
         except sqlite3.Error as error:
             self.error, self._refused = str(error), len(records)
@@ -106,24 +109,24 @@ class Journal:
         because its WAL would have to grow: then they stay until all are shipped, and the files start afresh.
         """
         with self._lock:
-            (size,) = self._shipper.execute(
-                "SELECT coalesce(sum(size), 0) FROM groups WHERE id <= ?", (up_to,)
+            size, next_created = self._shipper.execute(
+                "SELECT coalesce(sum(size), 0), (SELECT created FROM groups WHERE id > ? ORDER BY id LIMIT 1) "
+                "FROM groups WHERE id <= ?",
+                (up_to, up_to),
             ).fetchone()
             deleted = self._delete(up_to)
             if not deleted and size < self.depth:
                 return
             self.depth -= size
             self.shipped += size
+            self._oldest = next_created or self._oldest
             if not deleted:
                 self._start_afresh()
 
     def oldest_age(self) -> float:
         """Return the seconds that the oldest unshipped group has waited, 0 when there is none."""
-        if not self.depth:
-            return 0.0
-        with self._lock:
-            row = self._shipper.execute("SELECT created FROM groups ORDER BY id LIMIT 1").fetchone()
-        return max(0.0, time.time() - row[0]) if row else 0.0
+        # Without the lock: who asks is the event loop, and the lock is held for as long as the disk takes.
+        return max(0.0, time.time() - self._oldest) if self.depth else 0.0
 
     def probe(self) -> None:
         """Find out whether the journal can be written again after an error: by an empty group of that size."""

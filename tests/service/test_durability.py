@@ -3,6 +3,7 @@
 Processes, PostgreSQL, disk and signals are real. KILLS sets how often the service is killed in a row.
 """
 
+import asyncio
 import base64
 import http.client
 import json
@@ -18,7 +19,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,10 +28,13 @@ from typing import Any
 import httpx
 import psycopg2
 import pytest
+from fastapi import FastAPI
 
 from local.postgres import Postgres, temporary
+from service.app import Service, create_app
 from service.database import STATEMENT_SECONDS
 from service.journal import Journal
+from service.settings import Settings
 from tests.running import SETOSA, RunningService, SmallDisk, query, wait_until
 
 log = logging.getLogger(__name__)
@@ -395,6 +399,48 @@ def test_without_the_right_to_write_everything_waits_until_it_is_granted(
         query(database, "GRANT USAGE ON SEQUENCE predictions_id_seq TO app")
         service.wait_shipped()
     assert unacknowledged(database, load) == 0
+
+
+# The disk does not answer.
+
+
+@pytest.fixture
+def in_this_process(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """The service without a server, PostgreSQL, or patience with its disk."""
+    monkeypatch.setattr("service.app.STUCK_SECONDS", 0.1)
+    yield Service(Settings(database_url=NOWHERE, model_dir=model, journal_dir=tmp_path, drain_seconds=0))
+    psycopg2.extensions.set_wait_callback(None)
+
+
+def test_a_disk_that_does_not_answer_is_why_it_is_not_ready_and_holds_up_no_other_answer(
+    in_this_process: Service, tmp_path: Path
+) -> None:
+    async def watch() -> None:
+        transport = httpx.ASGITransport(create_app(in_this_process))
+        async with in_this_process.running(FastAPI()), httpx.AsyncClient(transport=transport) as client:
+
+            def predict() -> Awaitable[httpx.Response]:
+                return client.post("http://x/predict", json={"features": SETOSA})
+
+            async def readiness() -> str:
+                for path in ("/metrics", "/healthz", "/v2/health/ready", "/readyz"):
+                    begun = time.monotonic()
+                    answer = await client.get(f"http://x{path}")
+                    assert time.monotonic() - begun < 1, path
+                return answer.text
+
+            await predict()  # it waits for PostgreSQL, and so has an age
+            with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as another:
+                another.execute("BEGIN IMMEDIATE")  # for which SQLite waits as for a disk, but 5 s at most
+                waiting = asyncio.ensure_future(predict())
+                await asyncio.sleep(0.5)
+                assert "the journal has not answered for " in await readiness()
+                assert (await waiting).status_code == 503
+                assert "the journal cannot be written: database is locked" in await readiness()
+            while '"ok"' not in await readiness():
+                await asyncio.sleep(0.1)
+
+    asyncio.run(asyncio.wait_for(watch(), 60))
 
 
 # The disk is full, or the journal is.

@@ -123,7 +123,9 @@ def test_the_ids_of_a_new_process_are_above_those_that_wait(journal: Journal, fo
         assert [group.id for group in again.oldest(0, 100)] == [3, 4]
 
 
-def test_the_age_is_that_of_the_oldest_group_that_waits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_age_is_that_of_the_oldest_group_that_waits(
+    journal: Journal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert journal.oldest_age() == 0
     now = 1.7e9
     monkeypatch.setattr(time, "time", lambda: now)
@@ -131,11 +133,16 @@ def test_the_age_is_that_of_the_oldest_group_that_waits(journal: Journal, monkey
     now += 60
     journal.append(b"[]", 1)
     assert journal.oldest_age() == 60
+    with opened(as_killed(folder)) as again:
+        assert again.oldest_age() == 60
     journal.remove(1)
     assert journal.oldest_age() == 0
     now -= 3600  # somebody sets the clock back
     assert journal.oldest_age() == 0
     journal.remove(2)
+    now += 7200
+    assert journal.oldest_age() == 0
+    journal.append(b"[]", 1)
     assert journal.oldest_age() == 0
 
 
