@@ -59,7 +59,7 @@ def problems(connection, info, facts):
     features = [row["features"] for row in recorded]
     answers = ask(connection, "/predict/batch", {"features": features})["predictions"]
     for row, answer in zip(recorded, answers, strict=True):
-        far = abs(answer["probability"] - row["probability"]) > TOLERANCE
+        far = not abs(answer["probability"] - row["probability"]) <= TOLERANCE  # so that NaN is far, too
         if far or answer["prediction"] != row["prediction"]:
             yield (
                 f"{row['features']}: recorded is class {row['prediction']} with {row['probability']:.5f}, "
@@ -71,7 +71,7 @@ if __name__ == "__main__":
     facts = json.loads(Path(sys.argv[2]).read_text())
     try:
         found = list(problems(*find(sys.argv[1], sys.argv[3]), facts))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         found = [f"the canary did not answer as it should: {error}"]
     sys.stdout.write("\n".join(found[:10] or ["the canary answers what was recorded"]) + "\n")
     sys.exit(1 if found else 0)
