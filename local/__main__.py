@@ -1,11 +1,13 @@
 """`python -m local`: what `make run`, `make bench` and `make image` do."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import typer
 
 from local import bench as benchmark
+from local import command_line
 from local import image as images
 from local import run as running
 from local.engine import ImageError
@@ -14,13 +16,16 @@ from local.postgres import PostgresError
 from local.process import StartError
 
 STATE = Path(".local")
-app = typer.Typer(help="Run the service on this machine, or measure it.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Run the service on this machine, or measure it.", pretty_exceptions_enable=False, no_args_is_help=True
+)
 
 
 @app.command()
 def run() -> None:
     """Serve on http://localhost:8000 with a PostgreSQL that keeps its data between runs."""
-    running.run(STATE)
+    with suppress(KeyboardInterrupt):  # which is how it ends
+        running.run(STATE)
 
 
 @app.command()
@@ -38,14 +43,9 @@ def image() -> None:
 
 def main() -> int:
     """Run a command; return its exit code."""
-    try:
-        app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        return 0
-    except (PostgresError, StartError, benchmark.BenchError, ImageError, PackageError) as error:
-        print(f"local: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    return command_line.run(
+        app, "local", PostgresError, StartError, benchmark.BenchError, ImageError, PackageError
+    )
 
 
 if __name__ == "__main__":

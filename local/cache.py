@@ -1,5 +1,6 @@
 """Where things are kept outside the checkout, each under a key of what it was made from."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -29,18 +30,27 @@ def place(kind: str, name: str, made_from: str) -> Path:
 def keep(kind: str, name: str, made_from: str, make: Callable[[Path], None]) -> Path:
     """Return the folder of that kind, name and key; where it is missing, `make` fills it first.
 
-    A folder is there whole or not at all, whenever the making is stopped. Older ones of the same name go.
+    A folder is there whole or not at all, whenever the making is stopped; who wants it meanwhile waits for it.
+    Older ones of the same name go.
     """
     folder = place(kind, name, made_from)
     if not folder.exists():
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        make(unfinished)
-        for old in folder.parent.glob(f"{name}-{'[0-9a-f]' * 16}"):
-            shutil.rmtree(old)
-        unfinished.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or the process ends
+            if not folder.exists():
+                _fill(folder, name, make)
     return folder
+
+
+def _fill(folder: Path, name: str, make: Callable[[Path], None]) -> None:
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    make(unfinished)
+    for old in folder.parent.glob(f"{name}-{'[0-9a-f]' * 16}"):
+        shutil.rmtree(old)
+    unfinished.rename(folder)
 
 
 def _pieces(part: str | Path) -> Iterable[bytes]:

@@ -22,7 +22,7 @@ def run(state: Path) -> None:
     """Serve until SIGINT or SIGTERM, then end what was started. Raises PostgresError, StartError."""
     environ = dict(os.environ)
     environ.setdefault("IRIS_JOURNAL_DIR", str(state / "journal"))
-    host, port = environ.get("IRIS_HOST", "127.0.0.1"), int(environ.get("IRIS_PORT", "8000"))
+    host, port = environ.get("IRIS_HOST", "127.0.0.1"), _port(environ.get("IRIS_PORT", "8000"))
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in its background with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     with ExitStack() as stack:
@@ -34,3 +34,9 @@ def run(state: Path) -> None:
         process = stack.enter_context(serving(environ, host, port))
         print(HOW_TO_GO_ON.format(url=f"http://localhost:{port}", where=where), flush=True)  # noqa: T201
         raise StartError(f"the service ended with exit code {process.wait()}; its last line above says why")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise StartError(f"IRIS_PORT is {text!r}, which is no port; IRIS_PORT=8001 sets another port")
+    return int(text)

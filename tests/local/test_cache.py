@@ -1,6 +1,8 @@
 """What is kept is whole, or not there at all."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,28 @@ def test_what_was_interrupted_is_made_anew() -> None:
         cache.keep("things", "a", cache.key("one"), interrupted)
     made = cache.keep("things", "a", cache.key("one"), _write("whole"))
     assert [file.name for file in made.iterdir()] == ["file"]
+
+
+def test_what_two_want_at_once_is_made_by_one_and_the_other_waits_for_it() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make(folder: Path) -> None:
+        (folder / "half").touch()
+        begun.set()
+        go_on.wait(60)
+        (folder / "whole").touch()
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(cache.keep, "things", "a", cache.key("one"), make)
+        begun.wait(60)
+        second = pool.submit(cache.keep, "things", "a", cache.key("one"), _write("second"))
+        try:
+            with pytest.raises(TimeoutError):
+                second.result(0.5)
+        finally:
+            go_on.set()
+        assert first.result() == second.result()
+    assert {file.name for file in first.result().iterdir()} == {"half", "whole"}
 
 
 def test_a_key_tells_names_from_contents_and_parts_from_each_other(tmp_path: Path) -> None:
