@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -57,12 +59,27 @@ def test_slack_is_told_and_nobody_is_mentioned() -> None:
 def test_slack_that_refuses_or_is_away_is_an_error_that_does_not_show_the_address() -> None:
     with _webhook(404) as (address, _):
         refused = _run("tell", "text", SLACK_WEBHOOK=f"{address}planted-secret")
-    away = _run("tell", "text", SLACK_WEBHOOK=f"http://127.0.0.1:{free_port()}/planted-secret")
-    wrong = _run("tell", "text", SLACK_WEBHOOK="planted-secret")
-    for done in (refused, away, wrong):
+    away = f"http://127.0.0.1:{free_port()}/planted-secret"
+    wrong = ("planted-secret", f"{away} {away}", f"{away}\n{away}", "http://127.0.0.1:planted-secret/")
+    for done in (refused, *(_run("tell", "text", SLACK_WEBHOOK=address) for address in (away, *wrong))):
         assert done.returncode == 1
         assert "Slack was not told: " in done.stderr
         assert "planted-secret" not in done.stderr + done.stdout
+
+
+def test_an_answer_that_is_no_http_is_an_error_that_does_not_show_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        server.settimeout(60)
+        port = server.getsockname()[1]
+        running = pool.submit(_run, "tell", "text", SLACK_WEBHOOK=f"http://127.0.0.1:{port}/")
+        client, _ = server.accept()
+        with client:
+            client.recv(65536)
+            client.sendall(b"planted-secret\r\n")
+        done = running.result()
+    assert done.returncode == 1
+    assert "Slack was not told: " in done.stderr
+    assert "planted-secret" not in done.stderr + done.stdout
 
 
 def test_without_the_secret_slack_is_not_told_and_that_is_no_error() -> None:
