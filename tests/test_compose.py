@@ -209,7 +209,7 @@ def test_every_image_has_a_version_or_is_built_here(services: dict[str, Kind]) -
     assert {"postgres", "prometheus"} <= set(both)
     for name in both:
         image = services[name]["image"]
-        assert image.startswith(of_cluster[image.partition(":")[0]]), name  # there it may be a major version
+        assert image == of_cluster[image.partition(":")[0]], name
 
 
 def test_every_service_tells_how_it_is_or_ends(services: dict[str, Kind]) -> None:
