@@ -1,3 +1,5 @@
+"""The report draws what was measured: its numbers and marks are the story's, its page stands alone."""
+
 import re
 from html.parser import HTMLParser
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The model card: its figures follow from the pipeline, its words from people."""
+
 from pathlib import Path
 
 import pytest

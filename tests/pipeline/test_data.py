@@ -1,3 +1,5 @@
+"""The bundled data: its contract, and how it is divided into what is learned from and what is held out."""
+
 from dataclasses import replace
 
 import numpy as np

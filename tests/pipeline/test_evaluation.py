@@ -1,3 +1,5 @@
+"""The scores of a candidate, and the folds that they are means over."""
+
 import numpy as np
 import pytest
 

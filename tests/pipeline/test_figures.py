@@ -1,3 +1,5 @@
+"""The pictures of a training show what was counted."""
+
 from io import BytesIO
 
 from matplotlib.figure import Figure

@@ -1,3 +1,5 @@
+"""The gate: what passes, what is refused, and where exactly the line is."""
+
 import math
 from dataclasses import replace
 

@@ -1,3 +1,5 @@
+"""The model folder: whole or not there at all, at every step of being written."""
+
 import json
 from copy import deepcopy
 from pathlib import Path

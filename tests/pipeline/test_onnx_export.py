@@ -1,3 +1,5 @@
+"""A model as ONNX: the same bytes from the same seed, the same answers as scikit-learn."""
+
 import os
 import subprocess
 import sys
