@@ -238,6 +238,7 @@ def test_where_iris_is_gone_what_follows_from_it_is_silent_and_elsewhere_it_is_n
         "HighLatency": "page",
         "ModelNotLoaded": "critical",
         "LowRPS": "warning",
+        "RateLimited": "warning",
         "JournalGrowing": "warning",
     }
     alerts = [{"alertname": name, "severity": severity} for name, severity in following.items()]

@@ -13,12 +13,12 @@ from tests.running import ROOT
 FILE = ROOT / "monitoring/alertmanager.yml"
 CONFIG = yaml.safe_load(FILE.read_text())
 RULES = yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())
-SEVERITIES = {
-    rule["alert"]: rule["labels"]["severity"]
+ALERTS = [
+    (rule["alert"], rule["labels"]["severity"])
     for group in RULES["groups"]
     for rule in group["rules"]
     if "alert" in rule
-}
+]
 # Severity, and the ways by which somebody is told.
 TOLD = {
     "page": {"pagerduty", "slack"},
@@ -32,9 +32,14 @@ def test_alertmanager_takes_its_configuration() -> None:
     assert "SUCCESS" in _amtool("check-config", str(FILE))
 
 
-@pytest.mark.parametrize("name", SEVERITIES)
-def test_an_alert_goes_where_its_severity_says(name: str) -> None:
-    assert _told(alertname=name, severity=SEVERITIES[name], namespace="iris-prod") == TOLD[SEVERITIES[name]]
+@pytest.mark.parametrize(("name", "severity"), ALERTS)
+def test_an_alert_goes_where_its_severity_says(name: str, severity: str) -> None:
+    assert _told(alertname=name, severity=severity, namespace="iris-prod") == TOLD[severity]
+
+
+@pytest.mark.parametrize("severity", TOLD)
+def test_nobody_is_woken_for_dev(severity: str) -> None:
+    assert _told(alertname="Unheard", severity=severity, namespace="iris-dev") == TOLD["warning"]
 
 
 @pytest.mark.parametrize(("severity", "ways"), [*TOLD.items(), ("unheard", ANYTHING_ELSE)])
@@ -60,7 +65,7 @@ def test_alerts_that_inhibit_or_are_inhibited_are_ones_that_there_are() -> None:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
             name, _, value = re.fullmatch(r'(\w+) (=~?) "?([^"]+)"?', matcher).groups()  # type: ignore[union-attr]
             for pattern in value.split("|") if name == "alertname" else []:
-                assert any(re.fullmatch(pattern, alert) for alert in SEVERITIES), pattern
+                assert any(re.fullmatch(pattern, alert) for alert, _ in ALERTS), pattern
 
 
 def _credentials(part: object, path: str = "") -> Iterator[tuple[str, str]]:
