@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image test-supply test-stack test-cluster lint bench image up down demo drill drill-core shell programs \
-	doctor lock check-lock compose
+.PHONY: help run test test-image test-supply test-stack test-cluster test-install test-wine lint bench image up down demo drill \
+	drill-core shell programs doctor lock check-lock compose
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,7 +24,7 @@ run: .venv/ready model/model.json ## train, register and serve on http://localho
 
 test: .venv/ready ## run every test but those with a target of their own, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m "not image and not supply and not cluster and not wine and not stack"
+	@$(BIN)/coverage run -m pytest -m "not image and not supply and not cluster and not wine and not install and not stack"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
 test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
@@ -69,6 +69,9 @@ doctor: .venv/ready ## what the cluster needs of this machine, and how to fix wh
 
 test-cluster: .venv/ready ## test the cluster, from nothing to nothing (needs root)
 	@$(BIN)/pytest -m cluster
+
+test-install: .venv/ready ## follow docs/OPERATIONS.md from an empty Kubernetes to a first release (needs root)
+	@$(BIN)/pytest -m install
 
 test-wine: .venv/ready ## have a model of another data set promoted, as its document says (needs root; about 10 min)
 	@$(BIN)/pytest -m wine

@@ -34,8 +34,7 @@ def render(overlay: str, say: Say) -> str:
         copy = Path(temporary)
         for folder in ("manifests", "cluster/platform", "cluster/argocd", "cluster/database"):
             shutil.copytree(ROOT / folder, copy / folder)
-        for kustomization in copy.rglob("kustomization.yaml"):
-            _take_upstream_from_modules(kustomization, copy)
+        take_upstream_from_modules(copy)
         kustomize = programs.folder("kustomize", say) / "kustomize"
         done = subprocess.run(
             [kustomize, "build", copy / overlay],
@@ -49,7 +48,16 @@ def render(overlay: str, say: Say) -> str:
         return done.stdout
 
 
-def _take_upstream_from_modules(kustomization: Path, copy: Path) -> None:
+def take_upstream_from_modules(copy: Path) -> None:
+    """Have the kustomizations of a copy of this checkout take upstream's files from the module cache.
+
+    Raises ClusterError where one and go.mod name different versions.
+    """
+    for kustomization in copy.rglob("kustomization.yaml"):
+        _take_upstream(kustomization, copy)
+
+
+def _take_upstream(kustomization: Path, copy: Path) -> None:
     text = kustomization.read_text()
     for found in [*FOLDER.finditer(text), *FILE.finditer(text)]:
         module = MODULES[found["repository"]]

@@ -17,6 +17,26 @@ Kind = dict[str, Any]
 def up() -> None:
     """Bring the cluster up, or what is missing of it. Raises ClusterError."""
     begun = time.monotonic()
+    kubernetes()
+    with step("platform") as say:
+        _apply(platform.render("cluster/platform", say), say)
+        _apply(secrets.objects(), say)
+        _answer_as_load_balancer()
+    with step("forge", machine.log("forge")) as say:
+        forge.update(say)
+        forge.start(secrets.token(), say)
+    with step("pods", machine.log("kubelet")) as say:
+        wait_for(_workloads, 10 * MINUTES, say)
+        wait_for(_metrics, 5 * MINUTES, say)
+    with step("applications") as say:
+        _apply(platform.render("cluster/argocd", say), say)
+        wait_for(_applications, 5 * MINUTES, say)
+    console.print(f"up in {time.monotonic() - begun:.0f} s; {measured(seconds=2)}")
+    _say_what_next()
+
+
+def kubernetes() -> None:
+    """Bring up a Kubernetes without the platform, or what is missing of it. Raises ClusterError."""
     with step("this machine"):
         doctor.prepare()
     with step("programs") as say:
@@ -36,22 +56,7 @@ def up() -> None:
             _init()
     with step("node", machine.log("kubelet")) as say:
         wait_for(_node, 5 * MINUTES, say)
-    with step("platform") as say:
-        _make_folders_of_volumes()
-        _apply(platform.render("cluster/platform", say), say)
-        _apply(secrets.objects(), say)
-        _answer_as_load_balancer()
-    with step("forge", machine.log("forge")) as say:
-        forge.update(say)
-        forge.start(secrets.token(), say)
-    with step("pods", machine.log("kubelet")) as say:
-        wait_for(_workloads, 10 * MINUTES, say)
-        wait_for(_metrics, 5 * MINUTES, say)
-    with step("applications") as say:
-        _apply(platform.render("cluster/argocd", say), say)
-        wait_for(_applications, 5 * MINUTES, say)
-    console.print(f"up in {time.monotonic() - begun:.0f} s; {measured(seconds=2)}")
-    _say_what_next()
+    _make_folders_of_volumes()
 
 
 def measured(seconds: float) -> str:

@@ -18,6 +18,7 @@ KINDS = {
     "wine": "tests/test_own_model.py, in a clone whose data set is another",
     "wine cluster": "the same, in a cluster of its own; `make test-wine` runs it",
     "cluster": "tests/cluster/test_documents.py, in the running cluster",
+    "install": "tests/cluster/test_install.py, in order, on an empty cluster; `make test-install` runs it",
 }
 SHELL = {"bash", "console", "sh", "shell", "zsh"}
 # What a block that names no language begins with when it is commands and no picture.

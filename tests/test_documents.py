@@ -108,7 +108,11 @@ def test_a_log_restored_as_the_document_says_is_whole_and_goes_on(
         for block in blocks:
             documents.check(block, tmp_path, environment(PATH=f"{programs()}:{os.environ['PATH']}", **variables))
         assert log(restored) == asked
-        with RunningService(model, restored, tmp_path / "second") as service:
+        # While there is none it waits in the journal, and goes where the address then leads.
+        nowhere = "postgresql://127.0.0.1:1/iris"
+        with RunningService(model, nowhere, tmp_path / "first", drain_seconds="0") as service:
+            asked.append(service.predict().json()["request_id"])
+        with RunningService(model, restored, tmp_path / "first") as service:
             asked.append(service.predict().json()["request_id"])
             service.wait_shipped()
         assert log(restored) == asked

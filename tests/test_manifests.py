@@ -198,7 +198,8 @@ def test_every_pod_is_restricted_limited_and_without_a_token_it_does_not_need(
         if SERVING.items() <= labels.items():
             assert {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle"} <= pod["containers"][0].keys()
             # Longer than the preStop pause and the two times that the service may drain.
-            assert pod["terminationGracePeriodSeconds"] > 5 + 2 * 10
+            set_to = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+            assert pod["terminationGracePeriodSeconds"] >= 5 + 2 * float(set_to["IRIS_DRAIN_SECONDS"])
         for volume in pod.get("volumes", []):
             allowed = {"persistentVolumeClaim", "secret"} if where == "monitoring" else {"downwardAPI"}
             assert volume.keys() & {"configMap", "emptyDir", *allowed}
