@@ -85,8 +85,8 @@ def revert(
         elif event and runs and runs.digest == digest:
             typer.echo(f"nothing to do: the cluster does not say that it took {digest[:19]} back in {environment}")
             raise typer.Exit(3)
-        elif not event:
-            told_by_cluster = unapplied(environment)
+        elif not event and (refused := unapplied(environment)):
+            told_by_cluster = refused.text
     except AwayError as error:
         if event and not unconfirmed:
             raise
@@ -99,14 +99,20 @@ def revert(
 def why(environment: Environment) -> None:
     """Explain why a release was taken back or not applied: what was measured, what users met, what to do next."""
     repository = Repository(Path())
-    abort = aborted(repository, environment)
     runs = changes.current(repository, environment)
     rejection = next((stay for stay in told(repository, environment) if stay.rejected), None)
+    try:
+        abort, refused = aborted(repository, environment), unapplied(environment)
+    except AwayError as error:
+        if not rejection:
+            raise
+        typer.echo(f"the cluster cannot be asked ({error}); this is the last that git tells of", err=True)
+        abort = refused = None
     if abort and runs and abort.digest == runs.digest:
         again = f"python -m delivery revert {environment} --digest={abort.digest}"
         typer.echo(f"{abort.text}\nnext: git is reverted by itself; if not: {again}")
-    elif text := unapplied(environment):
-        typer.echo(f"{text}\nnext: python -m delivery revert {environment}")
+    elif refused:
+        typer.echo(f"{refused.text}\nnext: python -m delivery revert {environment}")
     elif rejection:
         typer.echo(f"{rejection.left}\nnext: python -m delivery status {environment}")
     else:
@@ -129,11 +135,12 @@ def watch(
 ) -> None:
     """Wait until a release has all users, or none.
 
-    Exit codes: 0 promoted, 1 taken back, or neither in that time, 4 the cluster cannot be asked.
+    Exit codes: 0 promoted, 1 taken back, not applied, or neither in that time, 4 the cluster cannot be asked.
     """
-    digest = digest or changes.running(Repository(Path()), environment).digest
+    repository = Repository(Path())
+    digest = digest or changes.running(repository, environment).digest
     try:
-        promoted = watched(environment, digest, minutes * 60, typer.echo)
+        promoted = watched(repository, environment, digest, minutes * 60, typer.echo)
     except TimeoutError as error:
         raise ReleaseError(str(error)) from error
     typer.echo(f"next: python -m delivery {'status' if promoted else 'why'} {environment}")

@@ -46,14 +46,22 @@ def aborted(repository: Repository, environment: str) -> Abort | None:
     return Abort(digest, stable, text)
 
 
-def unapplied(environment: str) -> str:
-    """Return why Argo CD could not make an environment as git says, empty when it could. Raises AwayError."""
+class Unapplied(NamedTuple):
+    """A commit that Argo CD could not apply, and why; the commit is empty where it says none."""
+
+    commit: str
+    text: str
+
+
+def unapplied(environment: str) -> Unapplied | None:
+    """Return what Argo CD could not make of what git says, None when it could. Raises AwayError."""
     status = (kubernetes.application(environment) or {}).get("status", {})
     operation = status.get("operationState", {})
     if operation.get("phase") not in BAD or status.get("sync", {}).get("status") == "Synced":
-        return ""
+        return None
     result = operation.get("syncResult", {})
-    lines = [f"Argo CD could not apply {result.get('revision', '')[:10] or 'what git says'}:"]
+    commit: str = result.get("revision", "")
+    lines = [f"Argo CD could not apply {commit[:10] or 'what git says'}:"]
     failed = BAD | {"SyncFailed"}
     refused = [
         item for item in result.get("resources", []) if failed & {item.get("hookPhase"), item.get("status")}
@@ -64,7 +72,7 @@ def unapplied(environment: str) -> str:
     else:
         said = [f"{item['kind']} {item['name']}: {item.get('message')}" for item in refused]
         lines += map(quoted, said or [operation.get("message", "no reason given")])
-    return "\n".join(lines)
+    return Unapplied(commit, "\n".join(lines))
 
 
 def digest_of(rollout: Kind) -> str:

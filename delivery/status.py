@@ -17,7 +17,8 @@ def lines(repository: Repository, environment: str) -> Iterator[str]:
     health = status.get("health", {}).get("status", "Unknown")
     revision = f" as {sync['revision'][:10]}" if sync.get("revision") else ""
     yield f"Argo CD   {sync.get('status', 'does not know it')}{revision}, {health}"
-    yield from (f"          {line}" for line in unapplied(environment).splitlines())
+    if refused := unapplied(environment):
+        yield from (f"          {line}" for line in refused.text.splitlines())
     rollout = kubernetes.rollout(environment)
     if rollout is None:
         yield "rollout   not there"

@@ -3,23 +3,28 @@
 import time
 from collections.abc import Callable
 
-from delivery import kubernetes
-from delivery.explanation import digest_of, share
+from delivery import changes, kubernetes
+from delivery.explanation import digest_of, share, unapplied
 from delivery.kubernetes import AwayError, Kind
+from delivery.release import ReleaseError, parse
+from delivery.repository import Repository
 
 PAUSE = 5.0  # seconds between two looks
 PATIENCE = 60.0  # seconds without an answer, after one
 
 
-def watch(environment: str, digest: str, seconds: float, say: Callable[[str], None]) -> bool:
-    """Wait until the release has all users (True) or was taken back (False), and say what changes.
+def watch(
+    repository: Repository, environment: str, digest: str, seconds: float, say: Callable[[str], None]
+) -> bool:
+    """Wait until the release has all users (True), or was refused or taken back (False), and say what changes.
 
     Raises TimeoutError when it is neither after `seconds`, AwayError.
     """
     deadline, answered, seen, said = time.monotonic() + seconds, -PATIENCE, False, ""
     while time.monotonic() < deadline:
         try:
-            rollout, answered = kubernetes.rollout(environment), time.monotonic()
+            rollout, refused = kubernetes.rollout(environment), unapplied(environment)
+            answered = time.monotonic()
         except AwayError:
             if time.monotonic() - answered > PATIENCE:
                 raise
@@ -29,9 +34,12 @@ def watch(environment: str, digest: str, seconds: float, say: Callable[[str], No
             say(now)
             said = now
         end = verdict(rollout, digest, seen=seen)
+        seen = seen or _asks_for(rollout, digest)
+        if not seen and refused and _brings(repository, refused.commit, environment, digest):
+            say(refused.text)
+            end = False
         if end is not None:
             return end
-        seen = seen or _asks_for(rollout, digest)
         time.sleep(PAUSE)
     raise TimeoutError(
         f"{digest[:19]} was neither promoted nor taken back in {seconds / 60:.0f} minutes; "
@@ -57,6 +65,15 @@ def verdict(rollout: Kind | None, digest: str, *, seen: bool) -> bool | None:
 
 def _asks_for(rollout: Kind | None, digest: str) -> bool:
     return rollout is not None and digest_of(rollout) == digest
+
+
+def _brings(repository: Repository, commit: str, environment: str, digest: str) -> bool:
+    """Whether a commit asks for the release: Argo CD may still tell of one from before it."""
+    try:
+        release = parse(repository.files(changes.folder(environment), commit))
+    except ReleaseError:  # a commit that came to main since this clone was made, too
+        return False
+    return release is not None and release.digest == digest
 
 
 def _told(rollout: Kind | None, digest: str) -> str:

@@ -56,20 +56,27 @@ def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
 def many_errors(stage: Stage) -> Outcome:
     """Taken back; who watches and who is on call are told, and every panel of the dashboards shows what was."""
     begun = time.time()
-
-    def watched() -> None:
-        try:
-            stage.loop.delivery("watch", "prod")
-        except RefusedError as error:
-            hold("python -m delivery why prod" in str(error), f"delivery watch: {error}")
-        else:
-            raise WrongError("delivery watch has taken it for promoted")
-
-    outcome = taken_back(stage, stage.faulty("errors-30"), at=10, reason=ERRORS, during=watched)
+    outcome = taken_back(
+        stage,
+        stage.faulty("errors-30"),
+        at=10,
+        reason=ERRORS,
+        during=lambda: watched_in_vain(stage, "prod"),
+    )
     # The alert comes with the next look at the rules.
     wait_for(lambda: next(dashboards.faults(PROMETHEUS, begun, time.time()), None), 30, lambda _: None)
     told(stage, "RolloutAborted", "iris-prod")  # of this one, or of one from just before the drill
     return outcome
+
+
+def watched_in_vain(stage: Stage, environment: str) -> str:
+    """Watch a release as a person does until users do not get it; return what was said."""
+    try:
+        stage.loop.delivery("watch", environment, "--minutes=10")
+    except RefusedError as error:
+        hold(f"python -m delivery why {environment}" in str(error), f"delivery watch: {error}")
+        return str(error)
+    raise WrongError("delivery watch has taken it for promoted")
 
 
 def a_good_release(stage: Stage) -> Outcome:
@@ -95,17 +102,13 @@ def an_image_that_is_not_there(stage: Stage) -> Outcome:
 
 
 def an_image_that_nobody_signed(stage: Stage) -> Outcome:
-    """Nothing of it is started anywhere, `delivery status` says why, and a person reverts."""
+    """Nothing of it is started anywhere, `delivery watch` and `status` say why, and a person reverts."""
     shipped, begun = images.unsigned(stage.other()), time.time()
     stage.loop.ship(shipped)
-
-    def applied() -> str | None:
-        said = {name: stage.loop.delivery("status", name) for name in ("dev", "prod")}
-        return next(
-            (text for text in said.values() if "signature of its image could not be verified" not in text), None
-        )
-
-    wait_for(applied, 180, lambda _: None)
+    why = "signature of its image could not be verified"
+    for name in ("dev", "prod"):
+        said = watched_in_vain(stage, name), stage.loop.delivery("status", name)
+        hold(all(why in text for text in said), f"it is not said why: {said}")
     asked = ("rollouts,replicasets,deployments,pods", "--all-namespaces", "--output=jsonpath={..image}")
     hold(shipped.digest not in machine.run("kubectl", "get", *asked), "the cluster was asked to run it")
     stage.loop.revert()
@@ -113,7 +116,7 @@ def an_image_that_nobody_signed(stage: Stage) -> Outcome:
         lambda: stage.watch.synced("iris-prod") == forge.main(), 90, "Argo CD says that it is synced"
     )
     sha, body = revert_of(shipped.digest)
-    hold("signature of its image could not be verified" in body, f"the revert does not say why: {body}")
+    hold(why in body, f"the revert does not say why: {body}")
     hold(not stage.marks(begun, "weight", "gate", "abort", "promoted"), "the rollout did something of its own")
     hold(bad(stage, begun) == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
     return Outcome("not started", None, bad(stage, begun), sha[:10])

@@ -5,8 +5,12 @@ from typing import Any
 import pytest
 
 from delivery import kubernetes, watching
+from delivery.explanation import Unapplied
 from delivery.kubernetes import AwayError
+from delivery.release import Release
+from delivery.repository import Repository
 from delivery.watching import verdict, watch
+from tests.running import ROOT
 
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
 PROMOTED = {"observedGeneration": "4", "phase": "Healthy", "currentPodHash": "b", "stableRS": "b"}
@@ -44,6 +48,12 @@ def test_a_release_is_over_when_all_users_have_it_or_it_is_no_longer_asked_for(
     assert verdict(rollout, NEW, seen=seen) is expected
 
 
+@pytest.fixture(autouse=True)
+def applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argo CD could apply all that git said."""
+    monkeypatch.setattr(watching, "unapplied", lambda _: None)
+
+
 @pytest.mark.parametrize(("patience", "waits"), [(60.0, True), (0.0, False)])
 def test_a_cluster_that_does_not_answer_for_a_moment_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, patience: float, waits: bool
@@ -59,10 +69,10 @@ def test_a_cluster_that_does_not_answer_for_a_moment_is_waited_for(
     monkeypatch.setattr(watching, "PAUSE", 0.01)
     monkeypatch.setattr(watching, "PATIENCE", patience)
     if waits:
-        assert watch("prod", NEW, 10, lambda _: None)
+        assert watch(Repository(ROOT), "prod", NEW, 10, lambda _: None)
     else:
         with pytest.raises(AwayError):
-            watch("prod", NEW, 10, lambda _: None)
+            watch(Repository(ROOT), "prod", NEW, 10, lambda _: None)
 
 
 def test_a_cluster_that_cannot_be_asked_at_all_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,4 +81,23 @@ def test_a_cluster_that_cannot_be_asked_at_all_is_not_waited_for(monkeypatch: py
 
     monkeypatch.setattr(kubernetes, "rollout", rollout)
     with pytest.raises(AwayError):
-        watch("prod", NEW, 10, lambda _: None)
+        watch(Repository(ROOT), "prod", NEW, 10, lambda _: None)
+
+
+@pytest.mark.parametrize(("brought", "refused"), [(NEW, True), (OLD, False)])
+def test_what_argo_cd_could_not_apply_is_over_and_what_it_could_not_apply_before_is_not(
+    monkeypatch: pytest.MonkeyPatch, brought: str, refused: bool
+) -> None:
+    model = '{"version": "2", "sha256": "ab", "run_id": "cd"}'
+    asks = iter([_rollout(OLD), _rollout()])
+    monkeypatch.setattr(kubernetes, "rollout", lambda _: next(asks))
+    monkeypatch.setattr(watching, "PAUSE", 0.01)
+    monkeypatch.setattr(watching, "unapplied", lambda _: Unapplied("12ab", "the signature of its image"))
+    monkeypatch.setattr(Repository, "files", lambda *_: Release(brought, model).files())
+    said: list[str] = []
+    assert watch(Repository(ROOT), "prod", NEW, 10, said.append) is not refused
+    assert ("the signature of its image" in said) is refused
+
+
+def test_a_commit_that_is_not_here_is_not_taken_for_the_release() -> None:
+    assert not watching._brings(Repository(ROOT), "f" * 40, "prod", NEW)
