@@ -25,7 +25,7 @@ DIFFERENT = {
     ("HorizontalPodAutoscaler", "spec.minReplicas"),
     ("IngressRoute", "spec.routes.0.match"),
     ("Rollout", "spec.strategy.canary.steps"),
-    ("Rollout", "spec.template.spec.containers.0.env.1.value"),
+    ("Rollout", "spec.template.spec.containers.0.env.2.value"),
 }
 
 
