@@ -23,7 +23,8 @@ def watch(
     deadline, answered, seen, said = time.monotonic() + seconds, -PATIENCE, False, ""
     while time.monotonic() < deadline:
         try:
-            rollout, refused = kubernetes.rollout(environment), unapplied(environment)
+            rollout = kubernetes.rollout(environment)
+            refused = None if seen else unapplied(environment)
             answered = time.monotonic()
         except AwayError:
             if time.monotonic() - answered > PATIENCE:
