@@ -33,17 +33,17 @@ def make(folder: Path) -> Path:
     """Return a clone in that folder, of the files as they are now; nothing has been released in it."""
     clone, origin = folder / "clone", folder / "origin.git"
     clone.mkdir()
-    for file in _git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+    for file in git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         if (ROOT / file).exists():
             (clone / file).parent.mkdir(parents=True, exist_ok=True)
             (clone / file).write_bytes((ROOT / file).read_bytes())
             (clone / file).chmod((ROOT / file).stat().st_mode)
-    _git(folder, "init", "--quiet", "--bare", "--initial-branch=main", str(origin))
-    _git(clone, "init", "--quiet", "--initial-branch=main")
-    _git(clone, "remote", "add", "origin", str(origin))
-    _git(clone, "add", ".")
-    _git(clone, "commit", "--quiet", "--message=begin")
-    _git(clone, "push", "--quiet", "--set-upstream", "origin", "main")
+    git(folder, "init", "--quiet", "--bare", "--initial-branch=main", str(origin))
+    git(clone, "init", "--quiet", "--initial-branch=main")
+    git(clone, "remote", "add", "origin", str(origin))
+    git(clone, "add", ".")
+    git(clone, "commit", "--quiet", "--message=begin")
+    git(clone, "push", "--quiet", "--set-upstream", "origin", "main")
     return clone
 
 
@@ -54,17 +54,18 @@ def release_two(clone: Path, model: Path) -> None:
         release = Release(digest, json.dumps(facts | {"version": version}))
         _commit(clone, changes.release(Repository(clone), "dev", release))
         _commit(clone, changes.promote(Repository(clone)))
-    _git(clone, "push", "--quiet")
+    git(clone, "push", "--quiet")
 
 
 def _commit(clone: Path, change: Change | None) -> None:
     assert change
     for name, text in change.files.items():
         (clone / change.folder / name).write_text(text)
-    _git(clone, "add", "--all")
-    _git(clone, "commit", "--quiet", f"--message={change.message}")
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", f"--message={change.message}")
 
 
-def _git(where: Path, *arguments: str) -> str:
+def git(where: Path, *arguments: str) -> str:
+    """Return what a git command prints, run by a person. Raises CalledProcessError."""
     command = ["git", "-C", str(where), *arguments]
     return subprocess.run(command, env=environ(), capture_output=True, text=True, check=True).stdout

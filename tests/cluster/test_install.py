@@ -4,7 +4,6 @@ What the document expects of a cluster elsewhere is brought here: volumes, prod'
 which has no TLS. Unlike `make up`, it applies manifests/argocd itself, with a fork's address.
 """
 
-import os
 import shutil
 import subprocess
 import sys
@@ -37,10 +36,8 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         _do("from cluster import machine, up", "with machine.alone(): up.kubernetes()")
         forge.folder().mkdir()
-        subprocess.run(
-            ["git", "init", "--quiet", "--bare", "--initial-branch=main", forge.repository()], check=True
-        )
-        _git(fork, "remote", "set-url", "origin", str(forge.repository()))
+        clone.git(fork, "init", "--quiet", "--bare", "--initial-branch=main", str(forge.repository()))
+        clone.git(fork, "remote", "set-url", "origin", str(forge.repository()))
         _change(
             fork,
             "manifests/argocd/kustomization.yaml",
@@ -161,14 +158,10 @@ def _change(fork: Path, file: str, new: Mapping[str, str]) -> None:
         assert text.count(old) == 1, f"{file} does not say {old!r}"
         text = text.replace(old, new[old])
     (fork / file).write_text(text)
-    _git(fork, "commit", "--quiet", f"--message=fork: {file}", file)
-    _git(fork, "push", "--quiet", "origin", "main")
+    clone.git(fork, "commit", "--quiet", f"--message=fork: {file}", file)
+    clone.git(fork, "push", "--quiet", "origin", "main")
 
 
 def _do(*statements: str) -> None:
     """Do in a process of its own what leaves processes behind."""
     subprocess.run([sys.executable, "-c", "\n".join(statements)], cwd=ROOT, check=True)
-
-
-def _git(fork: Path, *arguments: str) -> None:
-    subprocess.run(["git", "-C", fork, *arguments], env={**os.environ, **clone.PERSON}, check=True)
