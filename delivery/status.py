@@ -33,5 +33,6 @@ def lines(repository: Repository, environment: str) -> Iterator[str]:
         yield f"          {now['message']}"
     for run in [] if over else kubernetes.runs(environment, now.get("currentPodHash", "")):
         for result in run.get("status", {}).get("metricResults", []):
-            value = result.get("measurements", [{}])[-1].get("value")
-            yield f"gate      {result['name']}: {result['phase']}" + (f", last {value}" if value else "")
+            last = result.get("measurements", [{}])[-1]
+            said = "no data" if last.get("phase") == "Inconclusive" else last.get("value")
+            yield f"gate      {result['name']}: {result['phase']}" + (f", last {said}" if said else "")
