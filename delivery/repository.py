@@ -70,8 +70,14 @@ class Repository:
 
 def git(root: Path, *arguments: str, stdin: str = "") -> str:
     """Return what a git command says about the repository that `root` is in. Raises ReleaseError."""
+    # A person's commit holds whatever bytes an editor wrote.
     done = subprocess.run(
-        ["git", "-C", str(root), *arguments], input=stdin, capture_output=True, text=True, check=False
+        ["git", "-C", str(root), *arguments],
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if done.returncode:
         raise ReleaseError(f"git {arguments[0]}: {done.stderr.strip()}")

@@ -176,6 +176,18 @@ def test_a_persons_edit_is_no_release_and_no_way_back(repository: Repository) ->
         changes.revert(repository, "prod", "bad")
 
 
+def test_bytes_that_are_no_text_do_not_stand_in_a_reverts_way(repository: Repository) -> None:
+    _three_releases(repository)
+    folder = repository.root / changes.folder("prod")
+    (folder / "notes").write_bytes(b"caf\xe9")
+    _git(repository.root, "add", ".")
+    command = ["git", "-C", repository.root, "commit", "--quiet", "--author=Jos\udce9 <j@example.org>", "--file=-"]
+    subprocess.run(command, input=b"caf\xe9", check=True)
+    _do(repository, changes.revert(repository, "prod", "bad\udce9"))
+    assert changes.current(repository, "prod") == _release(TWO, "2")
+    assert next(iter(history(repository, "prod"))).release.digest == TWO
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("version", '3"\n'), ("sha256", "abc"), ("run_id", "x: y"), ("version", "")],
