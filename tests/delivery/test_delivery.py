@@ -181,11 +181,19 @@ def test_bytes_that_are_no_text_do_not_stand_in_a_reverts_way(repository: Reposi
     folder = repository.root / changes.folder("prod")
     (folder / "notes").write_bytes(b"caf\xe9")
     _git(repository.root, "add", ".")
-    command = ["git", "-C", repository.root, "commit", "--quiet", "--author=Jos\udce9 <j@example.org>", "--file=-"]
+    command = [
+        "git",
+        "-C",
+        str(repository.root),
+        "commit",
+        "--quiet",
+        "--author=Jos\udce9 <j@example.org>",
+        "--file=-",
+    ]
     subprocess.run(command, input=b"caf\xe9", check=True)
     _do(repository, changes.revert(repository, "prod", "bad\udce9"))
     assert changes.current(repository, "prod") == _release(TWO, "2")
-    assert next(iter(history(repository, "prod"))).release.digest == TWO
+    assert history(repository, "prod")[0].release.digest == TWO
 
 
 @pytest.mark.parametrize(
