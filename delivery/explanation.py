@@ -84,6 +84,8 @@ def digest_of(rollout: Kind) -> str:
 def share(rollout: Kind) -> int:
     """Return the percentage of the users that the newest version has."""
     status = rollout.get("status", {})
+    if not status.get("currentPodHash"):  # refused, or not looked at yet
+        return 0
     if "blueGreen" in rollout["spec"]["strategy"]:  # all have it before it is the stable one
         return 100 if status.get("blueGreen", {}).get("activeSelector") == status.get("currentPodHash") else 0
     if status.get("currentPodHash") == status.get("stableRS"):

@@ -111,6 +111,7 @@ def test_last_words_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (CANARY, {"abort": False, "currentStepIndex": 1}, 10),
         (CANARY, {"currentStepIndex": 1}, 0),
         (CANARY, {"abort": False, "stableRS": "new"}, 100),
+        (CANARY, {"currentPodHash": None, "stableRS": None}, 0),  # a first one that Argo Rollouts refuses
         # Switched, and not yet judged by what all users got.
         ({"blueGreen": {}}, {"abort": False, "blueGreen": {"activeSelector": "new"}}, 100),
         ({"blueGreen": {}}, {"abort": False, "blueGreen": {"activeSelector": "old"}}, 0),
