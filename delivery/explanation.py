@@ -119,7 +119,7 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
         yield from _measured(environment, failed, _who_had_it(rollout, failed), version, stable)
     elif "timed out" in status.get("message", ""):
         yield f"It was not ready within its {rollout['spec']['progressDeadlineSeconds']} seconds."
-        yield from _waiting(kubernetes.pods(environment, version))
+        yield from dict.fromkeys(_waiting(kubernetes.pods(environment, version)))
     else:
         yield "No gate has failed: a person has aborted it (`kubectl argo rollouts abort`)."
     words = readable(kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
@@ -189,8 +189,13 @@ def _shown(name: str, value: float) -> str:
 def _waiting(pods: list[Kind]) -> Iterator[str]:
     """Yield what keeps pods from being ready, as Kubernetes puts it."""
     for pod in pods:
+        for condition in pod["status"].get("conditions", []):
+            if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
+                yield quoted(f"{condition.get('reason')}: {condition.get('message')}")
         for container in pod["status"].get("containerStatuses", []):
             state: dict[str, Any] = container["state"]
+            if container.get("ready"):
+                continue
             reason = state.get("waiting", {})
             ended = container.get("lastState", {}).get("terminated", {})
             if ended:

@@ -90,6 +90,31 @@ def test_a_gate_that_ended_before_it_measured_is_told(cluster: dict[str, Any]) -
     assert "  | unable to resolve metric arguments" in told()
 
 
+def test_it_is_told_which_pods_were_not_ready_and_why(
+    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = {"state": {"running": {}}, "restartCount": 0}
+    missing = {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}, "restartCount": 0}
+    full = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
+    cluster["runs"], cluster["rollout"] = [], rollout(message="ReplicaSet has timed out progressing")
+    cluster["rollout"]["spec"]["progressDeadlineSeconds"] = 180
+    pods: list[dict[str, Any]] = [
+        {"status": {"containerStatuses": [{**running, "ready": True}]}},
+        {"status": {"containerStatuses": [{**running, "ready": False}]}},
+        {"status": {"containerStatuses": [{**running, "ready": False}]}},
+        {"status": {"containerStatuses": [{**missing, "ready": False}]}},
+        {"status": {"conditions": [full]}},
+    ]
+    monkeypatch.setattr(kubernetes, "pods", lambda *_: pods)
+    assert told().partition("180 seconds.\n")[2].partition("\n\n")[0].splitlines() == [
+        "  It runs, and says that it is not ready.",
+        "  | ErrImagePull: not found",
+        "  | Unschedulable: Insufficient cpu",
+    ]
+    pods[1:4] = []
+    assert "says that it is not ready" not in told()
+
+
 def test_what_cannot_be_understood_keeps_nobody_from_going_back(cluster: dict[str, Any]) -> None:
     cluster["rollout"] = rollout(abortedAt="yesterday")
     assert "is not understood" in told()
