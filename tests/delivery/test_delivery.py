@@ -181,16 +181,7 @@ def test_bytes_that_are_no_text_do_not_stand_in_a_reverts_way(repository: Reposi
     folder = repository.root / changes.folder("prod")
     (folder / "notes").write_bytes(b"caf\xe9")
     _git(repository.root, "add", ".")
-    command = [
-        "git",
-        "-C",
-        str(repository.root),
-        "commit",
-        "--quiet",
-        "--author=Jos\udce9 <j@example.org>",
-        "--file=-",
-    ]
-    subprocess.run(command, input=b"caf\xe9", check=True)
+    _git(repository.root, "commit", "--quiet", "--author=Jos\udce9 <j@example.org>", "--message=caf\udce9")
     _do(repository, changes.revert(repository, "prod", "bad\udce9"))
     assert changes.current(repository, "prod") == _release(TWO, "2")
     assert history(repository, "prod")[0].release.digest == TWO
