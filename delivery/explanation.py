@@ -118,8 +118,7 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
     if failed:
         yield from _measured(environment, failed, _who_had_it(rollout, failed), version, stable)
     elif "timed out" in status.get("message", ""):
-        yield f"It was not ready within its {rollout['spec']['progressDeadlineSeconds']} seconds."
-        yield from dict.fromkeys(_waiting(kubernetes.pods(environment, version)))
+        yield from _late(environment, rollout, runs)
     else:
         yield "No gate has failed: a person has aborted it (`kubectl argo rollouts abort`)."
     words = readable(kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
@@ -184,6 +183,19 @@ def _value(name: str, measurement: Kind) -> str:
 
 def _shown(name: str, value: float) -> str:
     return f"{value:.3g} s" if name.endswith("p95") else f"{100 * value:.3g} %"
+
+
+def _late(environment: str, rollout: Kind, runs: list[Kind]) -> Iterator[str]:
+    """Yield what was not there in time: ready pods or, as with blue-green it counts too, a gate's verdict."""
+    seconds = rollout["spec"]["progressDeadlineSeconds"]
+    waiting = dict.fromkeys(_waiting(kubernetes.pods(environment, rollout["status"]["currentPodHash"])))
+    if waiting or not runs or _phase(runs[-1]) == "Successful":
+        yield f"It was not ready within its {seconds} seconds."
+        yield from waiting
+        return
+    yield f"Its pods were ready, but its gate had no verdict within the {seconds} seconds. What became of its pod:"
+    events = f"kubectl get events --namespace={kubernetes.namespace(environment)}"
+    yield f"  {events} --field-selector=involvedObject.kind=Pod"
 
 
 def _waiting(pods: list[Kind]) -> Iterator[str]:

@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster import forge, machine
 from cluster.steps import ClusterError
@@ -22,6 +25,14 @@ PERSON = {
 
 class RefusedError(Exception):
     """`delivery` has refused; the message says why."""
+
+
+class Edit(NamedTuple):
+    """What a file of the repository is to say instead."""
+
+    path: str
+    old: str
+    new: str
 
 
 class Loop:
@@ -67,16 +78,24 @@ class Loop:
             raise RefusedError(done.stderr.strip() or done.stdout.strip())
         return done.stdout
 
-    def change(self, path: str, old: str, new: str, message: str) -> str:
-        """Edit a file, commit and push; return the commit."""
+    @contextmanager
+    def changed(self, message: str, *edits: Edit) -> Iterator[str]:
+        """Have a commit of edits as long as the block lasts, then its revert; give the commit."""
         self.pull()
-        file = self.folder / path
-        text = file.read_text()
-        if old not in text:
-            raise ClusterError(f"{path} does not say {old!r}: the drill has to follow it")
-        file.write_text(text.replace(old, new))
-        self._git(self.folder, "commit", "--quiet", f"--message={message}", path)
-        return self.push()
+        for path, old, new in edits:
+            file = self.folder / path
+            text = file.read_text()
+            if old not in text:
+                raise ClusterError(f"{path} does not say {old!r}: the drill has to follow it")
+            file.write_text(text.replace(old, new))
+        self._git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)")
+        commit = self.push()
+        try:
+            yield commit
+        finally:
+            self.pull()
+            self._git(self.folder, "revert", "--no-edit", commit)
+            self.push()
 
     def pull(self) -> None:
         """Take what was pushed meanwhile, and drop what could not be."""

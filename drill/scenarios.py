@@ -27,7 +27,7 @@ from drill.checks import (
     taken_back,
 )
 from drill.images import Shipped
-from drill.loop import RefusedError
+from drill.loop import Edit, RefusedError
 from drill.stage import Stage
 from drill.watch import PROMETHEUS
 
@@ -142,9 +142,8 @@ def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
 
     def play(stage: Stage) -> Outcome:
         def away() -> None:
-            file, one, none = "monitoring/cluster/prometheus-deployment.yaml", "  replicas: 1", "  replicas: 0"
-            gone = stage.loop.change(file, one, none, "monitoring: Prometheus is away (drill)")
-            try:
+            none = Edit("monitoring/cluster/prometheus-deployment.yaml", "  replicas: 1", "  replicas: 0")
+            with stage.loop.changed("monitoring: Prometheus is away", none) as gone:
                 stage.watch.until(lambda: stage.watch.synced("monitoring") == gone, 60, "Prometheus away")
                 time.sleep(10)
                 begun = time.time()
@@ -155,8 +154,6 @@ def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
                     stage.watch.weight() == 10 and not stage.is_aborted(),
                     f"it did not hold: {stage.watch.state()}",
                 )
-            finally:
-                stage.loop.change(file, none, one, "monitoring: Prometheus is back (drill)")
 
         if healthy:
             return promoted(stage, stage.next_good(), during=away)
@@ -289,15 +286,13 @@ def _tell_forge(message: str, token: str) -> str:
 
 def blue_green(stage: Stage) -> Outcome:
     """With the blue-green variant: a good release is switched to, a bad one switched back."""
-    prod, here = "overlays/prod/kustomization.yaml", "cluster/prod/kustomization.yaml"
-    canary_only = "      - {op: replace, path: /spec/strategy/canary/scaleDownDelaySeconds, value: 30}\n"
     component = "components:\n  - release\n"
-    stage.loop.change(here, canary_only, "", "cluster: no canary (drill)")
-    stage.loop.change(
-        prod, component, f"{component}  - ../../manifests/iris/blue-green\n", "prod: blue-green (drill)"
+    edits = (
+        Edit("overlays/prod/kustomization.yaml", component, f"{component}  - ../../manifests/iris/blue-green\n"),
+        Edit("cluster/prod/kustomization.yaml", "strategy/canary/scaleDown", "strategy/blueGreen/scaleDown"),
     )
-    try:
-        stage.watch.until(lambda: "blueGreen" in stage.watch.rollout("prod")["spec"]["strategy"], 60, "blue-green")
+    with stage.loop.changed("prod: blue-green", *edits):
+        stage.watch.until(lambda: is_alone(stage, "blueGreen"), 90, "blue-green")
         stage.settle()
         begun, good = time.time(), stage.next_good()
         stage.loop.ship(good, "--override")
@@ -306,14 +301,15 @@ def blue_green(stage: Stage) -> Outcome:
         failed = stage.traffic.between(begun)
         hold(bad(stage, begun) == 0, f"requests failed: {failures(failed, begun)}")
         stage.settle()
+        stage.watch.until(lambda: is_alone(stage, "blueGreen"), 90, "room beside the new version")
         reason = rf"(?s)Measured with all users.*{ERRORS}.*all had it from the switch on"
         return taken_back(stage, stage.faulty("errors-30"), at=None, reason=reason)
-    finally:
-        stage.loop.change(
-            prod, f"{component}  - ../../manifests/iris/blue-green\n", component, "prod: canary (drill)"
-        )
-        patches = "      - {op: replace, path: /spec/progressDeadlineSeconds, value: 60}\n"
-        stage.loop.change(here, patches, patches + canary_only, "cluster: a canary again (drill)")
+
+
+def is_alone(stage: Stage, strategy: str) -> bool:
+    """Whether prod has that strategy, and the pods of one version only; three have no room here."""
+    rollout = stage.watch.rollout("prod")
+    return strategy in rollout["spec"]["strategy"] and rollout["status"]["replicas"] == rollout["spec"]["replicas"]
 
 
 def nobody_judges_or_keeps(stage: Stage) -> Outcome:
@@ -331,13 +327,10 @@ def nobody_judges_or_keeps(stage: Stage) -> Outcome:
 @contextmanager
 def autoscaled(stage: Stage) -> Iterator[None]:
     """Have the autoscaler add pods to prod, by a commit, as long as the block lasts."""
-    file, few, more = "manifests/iris/hpa.yaml", "minReplicas: 2", "minReplicas: 3"
-    stage.loop.change(file, few, more, "iris: at least three pods (drill)")
-    try:
+    three = Edit("manifests/iris/hpa.yaml", "minReplicas: 2", "minReplicas: 3")
+    with stage.loop.changed("iris: at least three pods", three):
         stage.watch.until(lambda: stage.watch.rollout("prod")["spec"]["replicas"] >= 3, 90, "the third pod")
         yield
-    finally:
-        stage.loop.change(file, more, few, "iris: at least two pods (drill)")
 
 
 @contextmanager

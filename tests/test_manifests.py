@@ -296,7 +296,7 @@ def test_the_blue_green_variant_has_the_same_services_and_gates(rendered: dict[s
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_this_machine_has_the_environments_with_another_signer_and_prod_with_shorter_waits(
+def test_this_machine_has_the_environments_with_another_signer_and_shorter_waits(
     rendered: dict[str, list[Object]], environment: str
 ) -> None:
     here, there = (
@@ -305,17 +305,15 @@ def test_this_machine_has_the_environments_with_another_signer_and_prod_with_sho
     )
     assert here.keys() == there.keys()
     different = {(key[1], path) for key, item in there.items() for path in _different(here[key], item)}
-    waits = {
-        ("iris", "spec.progressDeadlineSeconds"),
-        ("iris", "spec.strategy.canary.scaleDownDelaySeconds"),
-        ("slo", "spec.args.3.value"),
-    }
+    waits = {("iris", "spec.strategy.canary.scaleDownDelaySeconds")}
+    if environment == "prod":
+        waits |= {("iris", "spec.progressDeadlineSeconds"), ("slo", "spec.args.3.value")}
     signer = {
         ("signature", "spec.template.spec.containers.0.args"),
         ("signature", "spec.template.spec.containers.0.env"),
         ("signature", "spec.egress.0.ports.0.port"),
     }
-    assert different == signer | (waits if environment == "prod" else set())
+    assert different == signer | waits
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])

@@ -115,6 +115,18 @@ def test_it_is_told_which_pods_were_not_ready_and_why(
     assert "says that it is not ready" not in told()
 
 
+def test_a_gate_without_a_verdict_in_time_is_not_taken_for_pods_that_are_not_ready(
+    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster["runs"], cluster["rollout"] = [run(phase="Inconclusive")], rollout(message="it timed out progressing")
+    cluster["rollout"]["spec"]["progressDeadlineSeconds"] = 180
+    pod = {"status": {"containerStatuses": [{"state": {"running": {}}, "restartCount": 0, "ready": True}]}}
+    monkeypatch.setattr(kubernetes, "pods", lambda *_: [pod])
+    assert "ready, but its gate had no verdict within the 180 seconds" in told()
+    cluster["runs"] = [run(phase="Successful")]
+    assert "It was not ready within its 180 seconds." in told()
+
+
 def test_what_cannot_be_understood_keeps_nobody_from_going_back(cluster: dict[str, Any]) -> None:
     cluster["rollout"] = rollout(abortedAt="yesterday")
     assert "is not understood" in told()
