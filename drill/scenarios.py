@@ -292,7 +292,7 @@ def blue_green(stage: Stage) -> Outcome:
         Edit("cluster/prod/kustomization.yaml", "strategy/canary/scaleDown", "strategy/blueGreen/scaleDown"),
     )
     with stage.loop.changed("prod: blue-green", *edits):
-        stage.watch.until(lambda: is_alone(stage, "blueGreen"), 90, "blue-green")
+        stage.watch.until(lambda: is_blue_green(stage), 90, "blue-green, with one version's pods")
         stage.settle()
         begun, good = time.time(), stage.next_good()
         stage.loop.ship(good, "--override")
@@ -301,15 +301,15 @@ def blue_green(stage: Stage) -> Outcome:
         failed = stage.traffic.between(begun)
         hold(bad(stage, begun) == 0, f"requests failed: {failures(failed, begun)}")
         stage.settle()
-        stage.watch.until(lambda: is_alone(stage, "blueGreen"), 90, "room beside the new version")
         reason = rf"(?s)Measured with all users.*{ERRORS}.*all had it from the switch on"
         return taken_back(stage, stage.faulty("errors-30"), at=None, reason=reason)
 
 
-def is_alone(stage: Stage, strategy: str) -> bool:
-    """Whether prod has that strategy, and the pods of one version only; three have no room here."""
+def is_blue_green(stage: Stage) -> bool:
+    """Whether prod has that strategy, and no canary's pods: this one's stay, and two versions more need room."""
     rollout = stage.watch.rollout("prod")
-    return strategy in rollout["spec"]["strategy"] and rollout["status"]["replicas"] == rollout["spec"]["replicas"]
+    alone = rollout["status"]["replicas"] == rollout["spec"]["replicas"]
+    return "blueGreen" in rollout["spec"]["strategy"] and alone
 
 
 def nobody_judges_or_keeps(stage: Stage) -> Outcome:
