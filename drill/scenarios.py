@@ -306,7 +306,7 @@ def blue_green(stage: Stage) -> Outcome:
 
 
 def is_blue_green(stage: Stage) -> bool:
-    """Whether prod has that strategy, and no canary's pods: this one's stay, and two versions more need room."""
+    """Whether prod is blue-green and a canary's pods have gone: there is room for three versions, not for four."""
     rollout = stage.watch.rollout("prod")
     alone = rollout["status"]["replicas"] == rollout["spec"]["replicas"]
     return "blueGreen" in rollout["spec"]["strategy"] and alone
