@@ -128,7 +128,7 @@ def no_traffic(stage: Stage) -> Outcome:
     with stage.traffic.away():
         stage.loop.ship(shipped)
         reach(stage, 10, begun)
-        told(stage, "RolloutWaiting", "iris-prod", minutes=12)
+        told(stage, "RolloutWaiting", "iris-prod", since=begun, minutes=15)
         hold(stage.watch.weight() == 10 and not stage.is_aborted(), f"it did not wait: {stage.watch.state()}")
         with autoscaled(stage):
             stage.loop.revert("--reason=Nobody uses it; it waits for ever.")
@@ -316,8 +316,8 @@ def nobody_judges_or_keeps(stage: Stage) -> Outcome:
     """Neither the log's database nor the rollouts controller is there: users do not notice, people are told."""
     begun = time.time()
     with stopped("database", "statefulset/postgres"), stopped("argo-rollouts", "deployment/argo-rollouts"):
-        told(stage, "TargetGone", "argo-rollouts")
-        told(stage, "JournalGrowing", "iris-prod", minutes=15)
+        told(stage, "TargetGone", "argo-rollouts", since=begun)
+        told(stage, "JournalGrowing", "iris-prod", since=begun, minutes=15)
     served = stage.traffic.between(begun)
     hold(all(answer.good for answer in served), f"users were not served: {failures(served, begun)}")
     nothing_lost(stage, begun)
@@ -345,9 +345,9 @@ def stopped(namespace: str, workload: str) -> Iterator[None]:
         machine.run("kubectl", "rollout", "status", workload, f"--namespace={namespace}", "--timeout=90s")
 
 
-def told(stage: Stage, alert: str, namespace: str, *, minutes: float = 6) -> None:
+def told(stage: Stage, alert: str, namespace: str, *, since: float = 0, minutes: float = 6) -> None:
     """See that people are told: Alertmanager adds to what they know of a namespace every five minutes."""
-    wait_for(lambda: stage.told.of(alert, namespace), 60 * minutes, lambda _: None)
+    wait_for(lambda: stage.told.of(alert, namespace, since), 60 * minutes, lambda _: None)
 
 
 def argo(*command: str) -> None:

@@ -45,10 +45,14 @@ class Told:
         machine.run("kubectl", "delete", "secret", "alertmanager", "--namespace=monitoring")
         self._inside.__exit__()
 
-    def of(self, alert: str, namespace: str) -> str | None:
-        """Return what is missing: that people were told of an alert in that namespace, None when they were."""
+    def of(self, alert: str, namespace: str, since: float) -> str | None:
+        """Return what is missing: that people were told of an alert in that namespace, None when they were.
+
+        A message from before `since` (seconds) does not count, nor one that only says that it is over.
+        """
         told = any(
-            message.title.endswith(f" {namespace}") and f"*{alert}*" in message.text for message in self.messages
+            message.at >= since and message.title.endswith(f" {namespace}") and f"*{alert}*: " in message.text
+            for message in self.messages
         )
         return None if told else f"nobody was told of {alert} in {namespace}, but of {self.messages}"
 
