@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 
 from local.postgres import Postgres, temporary
-from tests.running import ROOT, RunningService, environment
+from tests.support.running import ROOT, RunningService, environment
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves; nothing above does
 

@@ -11,9 +11,9 @@ import pytest
 
 from drill import scenarios
 from local.postgres import Postgres, programs
-from tests import clone, documents
-from tests.documents import Block
-from tests.running import ROOT, RunningService, environment, query
+from tests.support import clone, documents
+from tests.support.documents import Block
+from tests.support.running import ROOT, RunningService, environment, query
 
 VARYING = {"request_id", "latency_ms", "version", "model_version"}  # another run has others
 DOCUMENTS = documents.paths()

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 EVERYTHING, SERVING, TRAINING = "requirements.txt", "service/requirements.txt", "pipeline/requirements.txt"
 PREBUILT = "cluster/requirements.txt"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from delivery.release import IMAGE
-from tests.running import ROOT
+from tests.support.running import ROOT
 from workflows import supply
 from workflows.__main__ import app
 

@@ -14,7 +14,7 @@ from delivery.explanation import quoted, readable
 from delivery.history import history
 from delivery.release import COMPONENT, IMAGE, NOTHING, Release, ReleaseError, parse, read_model
 from delivery.repository import Repository
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 ONE, TWO, THREE, FOUR = (f"sha256:{digit * 64}" for digit in "1234")
 

@@ -11,7 +11,7 @@ import pytest
 from delivery import changes, landing
 from delivery.release import COMPONENT, IMAGE, NOTHING, Release
 from delivery.repository import Repository
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
 # What a person does between somebody's decision and push: once, and without this hook.

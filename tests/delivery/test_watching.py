@@ -10,7 +10,7 @@ from delivery.kubernetes import AwayError
 from delivery.release import Release
 from delivery.repository import Repository
 from delivery.watching import verdict, watch
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
 PROMOTED = {"observedGeneration": "4", "phase": "Healthy", "currentPodHash": "b", "stableRS": "b"}

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from cluster import programs
-from tests.running import ROOT, free_port, wait_until
+from tests.support.running import ROOT, free_port, wait_until
 
 SECRETS = "/etc/alertmanager/secrets"
 KEYS = {"pagerduty-routing-key": "r" * 32, "smtp-password": "mail's password"}

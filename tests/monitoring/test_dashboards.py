@@ -24,7 +24,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from cluster import programs
 from drill.dashboards import FOLDER, answer, numbers, queries
 from local.postgres import temporary
-from tests.running import ROOT, RunningService, free_port, wait_until
+from tests.support.running import ROOT, RunningService, free_port, wait_until
 
 BOARDS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
 PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board["panels"]]

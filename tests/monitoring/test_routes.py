@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cluster import programs
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 FILE = ROOT / "monitoring/alertmanager.yml"
 CONFIG = yaml.safe_load(FILE.read_text())

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cluster import programs
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 MONITORING = ROOT / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules.yml").read_text())

@@ -19,8 +19,8 @@ from pipeline import data, onnx_export
 from pipeline.data import Data
 from pipeline.evaluation import Evaluation, evaluate
 from pipeline.names import SEED, Algorithm
-from tests.pipeline.workspace import Outcome, State, Workspace
-from tests.running import free_port
+from tests.support.running import free_port
+from tests.support.workspace import Outcome, State, Workspace
 
 SERVER_SECONDS = 120  # generous: it imports for ten seconds on an idle machine
 

@@ -9,7 +9,7 @@ from pipeline.card import BEGIN, CARD, END, CardError
 from pipeline.data import Data
 from pipeline.evaluation import Evaluation
 from pipeline.names import Algorithm
-from tests.pipeline.workspace import pipeline
+from tests.support.workspace import pipeline
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from tests.pipeline.conftest import History
-from tests.pipeline.workspace import pipeline
-from tests.running import ROOT
+from tests.support.running import ROOT
+from tests.support.workspace import pipeline
 
 BOX_DRAWING = set(map(chr, range(0x2500, 0x2580)))
 

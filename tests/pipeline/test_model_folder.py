@@ -16,7 +16,7 @@ from pipeline.evaluation import Evaluation
 from pipeline.model_folder import Document, Facts, FolderError
 from pipeline.names import Algorithm
 from pipeline.onnx_export import TOLERANCE, answer
-from tests.pipeline.workspace import folder
+from tests.support.workspace import folder
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.dictionaries(st.text(), st.text())

@@ -13,7 +13,7 @@ from pipeline.data import HIGH, LOW, Data
 from pipeline.evaluation import Evaluation
 from pipeline.names import SEED, Algorithm
 from pipeline.onnx_export import RANDOM_ROWS, TOLERANCE
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 TRAIN_AND_PRINT_DIGESTS = """
 import hashlib

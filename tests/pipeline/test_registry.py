@@ -13,7 +13,7 @@ from pipeline.dataset import MODEL_NAME
 from pipeline.evaluation import Evaluation
 from pipeline.names import Algorithm
 from tests.pipeline.conftest import History
-from tests.pipeline.workspace import Workspace
+from tests.support.workspace import Workspace
 
 
 @pytest.fixture(scope="module")

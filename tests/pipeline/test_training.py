@@ -17,7 +17,7 @@ from pipeline.dataset import FEATURES, MODEL_NAME
 from pipeline.model_folder import Document
 from pipeline.names import Algorithm
 from tests.pipeline.conftest import History
-from tests.pipeline.workspace import Workspace, folder
+from tests.support.workspace import Workspace, folder
 
 
 def test_the_first_training_registers_version_1_and_makes_it_the_champion(history: History) -> None:

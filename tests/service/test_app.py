@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from tests.running import SETOSA, RunningService
+from tests.support.running import SETOSA, RunningService
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import psycopg2.extensions
 import pytest
 
 from service import database as db
-from tests.running import SETOSA, query, wait_until
+from tests.support.running import SETOSA, query, wait_until
 
 RECORD = {
     "request_id": "one",

@@ -23,7 +23,7 @@ from service import database as log_table
 from service.facts import Facts, read_facts
 from service.model import Model
 from service.shift import ALPHA, Sample, compare
-from tests.running import ROOT, RunningService, environment, free_port, query, wait_until
+from tests.support.running import ROOT, RunningService, environment, free_port, query, wait_until
 
 SAMPLES, WINDOW = 200, 1000
 NAMES = ("sepal_length_cm", "sepal_width_cm", "petal_length_cm", "petal_width_cm")

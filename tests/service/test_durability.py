@@ -35,7 +35,7 @@ from service.app import Service, create_app
 from service.database import STATEMENT_SECONDS
 from service.journal import Journal
 from service.settings import Settings
-from tests.running import SETOSA, RunningService, SmallDisk, query, wait_until
+from tests.support.running import SETOSA, RunningService, SmallDisk, query, wait_until
 
 log = logging.getLogger(__name__)
 

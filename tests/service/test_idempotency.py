@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from local.postgres import temporary
-from tests.running import SETOSA, RunningService, query, wait_until
+from tests.support.running import SETOSA, RunningService, query, wait_until
 
 OTHER = [6.5, 3.0, 5.8, 2.2]
 HEADER = "Idempotency-Key"

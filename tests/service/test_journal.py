@@ -17,7 +17,7 @@ import pytest
 
 from service.batcher import new_request_ids
 from service.journal import Group, Journal, JournalError
-from tests.running import ROOT, SmallDisk
+from tests.support.running import ROOT, SmallDisk
 
 
 @pytest.fixture

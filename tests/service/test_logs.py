@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.logs import JsonFormatter
-from tests.running import SETOSA, RunningService
+from tests.support.running import SETOSA, RunningService
 
 
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])

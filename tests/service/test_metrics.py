@@ -19,7 +19,7 @@ from service.predictions import Predictions, Single
 from service.reader import Reader
 from service.schema import Schema
 from service.shipper import Shipper
-from tests.running import SETOSA, RunningService, wait_until
+from tests.support.running import SETOSA, RunningService, wait_until
 
 VERSICOLOR, VIRGINICA = [6.0, 2.9, 4.5, 1.5], [6.5, 3.0, 5.8, 2.2]
 

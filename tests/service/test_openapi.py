@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import RunningService
+from tests.support.running import RunningService
 
 MODEL = "/v2/models/iris-classifier"
 PATHS = {

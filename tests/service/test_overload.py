@@ -11,7 +11,7 @@ from statistics import median
 import httpx
 import pytest
 
-from tests.running import SETOSA, RunningService, wait_until
+from tests.support.running import SETOSA, RunningService, wait_until
 
 CLIENTS = 8
 JSON = {"content-type": "application/json"}

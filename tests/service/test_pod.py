@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.pod import read
-from tests.running import RunningService
+from tests.support.running import RunningService
 
 LABELS = 'app="iris"\nrollouts-pod-template-hash="5d4f"\n'
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.running import SETOSA, RunningService
+from tests.support.running import SETOSA, RunningService
 
 MARK = "MARK7f3a"  # stands in for what a client sends; no answer and no line of the log may hold it
 ENDPOINTS = ("/predict", "/predict/batch")

@@ -18,7 +18,7 @@ from service import database as db
 from service import shipper as module
 from service.journal import Group, Journal
 from service.shipper import Shipper
-from tests.running import SETOSA, query, wait_until
+from tests.support.running import SETOSA, query, wait_until
 
 
 class Proxy:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, SETOSA, RunningService, environment, free_port
+from tests.support.running import ROOT, SETOSA, RunningService, environment, free_port
 
 URL = "postgresql://user:s3cret@127.0.0.1:9/database"
 

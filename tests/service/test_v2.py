@@ -18,7 +18,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tests.running import ROOT, SETOSA, RunningService, free_port, wait_until
+from tests.support.running import ROOT, SETOSA, RunningService, free_port, wait_until
 
 OTHER = [6.5, 3.0, 5.8, 2.2]
 OUTPUTS = {"prediction": "INT64", "class": "BYTES", "probability": "FP64", "request_id": "BYTES"}

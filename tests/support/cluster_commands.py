@@ -1,0 +1,69 @@
+"""The commands of the cluster, as its tests run them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cluster import machine
+from tests.support.running import ROOT, wait_until
+
+CLUSTER = [sys.executable, "-m", "cluster"]
+MINUTES = 60.0
+
+
+def run_cluster(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m cluster`."""
+    return subprocess.run(
+        [*CLUSTER, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def up() -> subprocess.CompletedProcess[str]:
+    """Bring the cluster up."""
+    done = run_cluster("up")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def kill_up_when(condition: Callable[[], bool]) -> None:
+    """Start `up`, kill it without a word once the condition holds, and leave the rest as it is."""
+    process = subprocess.Popen([*CLUSTER, "up"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60 * MINUTES  # it may have all programs to build
+        while not condition():
+            assert process.poll() is None, "up has ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def kubectl(*arguments: str) -> str:
+    """Return what a command of kubectl prints. Raises ClusterError."""
+    return machine.run("kubectl", *arguments, seconds=5 * MINUTES)
+
+
+def get(kind: str, *options: str) -> list[dict[str, Any]]:
+    """Return the objects of a kind."""
+    items: list[dict[str, Any]] = json.loads(kubectl("get", kind, *options, "--output=json"))["items"]
+    return items
+
+
+def wait_for_rollout(phase: str) -> None:
+    """Wait until the placeholder's Rollout is in that phase."""
+
+    def reached() -> bool:
+        status = get("rollouts", "--namespace=iris-dev")[0].get("status", {})
+        return bool(status.get("phase") == phase)
+
+    wait_until(reached, f"the rollout to be {phase}", 3 * MINUTES)

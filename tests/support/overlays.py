@@ -1,0 +1,58 @@
+"""The overlays as they would be applied: a copy of the manifests with a release in each environment.
+
+`argocd` is what Argo CD is told; with `local`, as this machine's cluster has it. `nothing` is prod with none.
+"""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from cluster import programs
+from delivery import changes
+from delivery.release import COMPONENT, NOTHING, Release
+from tests.support.running import ROOT
+
+RELEASE = Release(
+    f"sha256:{'4' * 64}",
+    json.dumps({"version": "7", "sha256": "5" * 64, "run_id": "ab12", "metrics": {}, "golden": []}),
+)
+
+BLUE_GREEN = """\
+resources: [../overlays/prod]
+components: [../manifests/iris/blue-green]
+"""
+BUILT = {
+    "dev": "overlays/dev",
+    "prod": "overlays/prod",
+    "monitoring": "monitoring",
+    "argocd": "manifests/argocd",
+    "blue-green": "blue-green",
+    "nothing": "overlays/nothing",
+    "local dev": "cluster/dev",
+    "local prod": "cluster/prod",
+    "local monitoring": "cluster/monitoring",
+    "local argocd": "cluster/argocd",
+}
+
+
+def render(copy: Path) -> dict[str, str]:
+    """Return the objects of each overlay as YAML, built from a copy that is made in that folder."""
+    here = ("argocd", "dev", "monitoring", "prod", "signer")
+    for folder in ("manifests", "overlays", "monitoring", *(f"cluster/{name}" for name in here)):
+        shutil.copytree(ROOT / folder, copy / folder)
+    for environment in ("dev", "prod"):
+        for name, text in RELEASE.files().items():
+            (copy / changes.folder(environment) / name).write_text(text)
+    shutil.copytree(copy / "overlays/prod", copy / "overlays/nothing")
+    (copy / "overlays/nothing/release" / COMPONENT).write_text(NOTHING)
+    (copy / "blue-green").mkdir()
+    (copy / "blue-green/kustomization.yaml").write_text(BLUE_GREEN)
+    return {name: _build(copy / folder) for name, folder in BUILT.items()}
+
+
+def _build(folder: Path) -> str:
+    kustomize = programs.folder("kustomize", print) / "kustomize"
+    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    return done.stdout

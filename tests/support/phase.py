@@ -1,0 +1,18 @@
+"""What Argo Rollouts makes of a number that Prometheus answers with, by Argo Rollouts' own code in phase.go."""
+
+import json
+import subprocess
+from collections.abc import Iterable
+from typing import Any
+
+from cluster import programs
+from tests.support.running import ROOT
+
+
+def phases(metric: dict[str, Any], answers: Iterable[list[str]]) -> list[str]:
+    """Return the phase of a measurement for each answer: the values of its samples, as Prometheus writes them."""
+    lines = [json.dumps({"metric": metric, "values": values}) for values in answers]
+    program = programs.from_file(ROOT / "tests/support/phase.go", "argo-rollouts", print)
+    done = subprocess.run([program], input="\n".join(lines), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line)["phase"] for line in done.stdout.splitlines()]

@@ -1,0 +1,43 @@
+"""The one cluster of a run: brought up for the first test that asks for it, for all files here, and ended."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from cluster import doctor, images, machine
+from local.engine import buildah
+from local.image import BASE, find_base
+from tests.support import snapshot
+from tests.support.cluster_commands import CLUSTER, kill_up_when, kubectl, up, wait_for_rollout
+from tests.support.running import ROOT
+
+PLACEHOLDER = ROOT / "tests/support/placeholder.yaml"
+
+
+@pytest.fixture(scope="session")
+def before(tmp_path_factory: pytest.TempPathFactory) -> snapshot.Snapshot:
+    """What this machine has without a cluster; packages that the cluster needs stay, so they come first."""
+    if machine.init_pid() is not None:
+        pytest.exit("a cluster runs here, and these tests end it; `make down`, if you can do without it", 1)
+    doctor.prepare()
+    machine.stop()
+    return snapshot.take(tmp_path_factory.getbasetemp().parent)
+
+
+@pytest.fixture(scope="session")
+def cluster(before: snapshot.Snapshot) -> Iterator[str]:  # noqa: ARG001 - it comes first
+    """The platform's cluster, brought up after an `up` that was killed; yields what the second one printed."""
+    kill_up_when(lambda: machine.log("kubeadm").exists())
+    done = up()
+    yield done.stderr
+    subprocess.run([*CLUSTER, "down"], cwd=ROOT, check=True)
+
+
+@pytest.fixture(scope="session")
+def placeholder(cluster: str) -> None:  # noqa: ARG001 - it runs there
+    """What stands for an application, applied and ready in the namespace iris-dev."""
+    images.push(buildah(), find_base(buildah()), images.in_registry(BASE))
+    kubectl("apply", "--namespace=iris-dev", f"--filename={PLACEHOLDER}")
+    kubectl("wait", "--namespace=iris-dev", "--for=condition=Available", "deployment/one", "--timeout=3m")
+    wait_for_rollout("Healthy")

@@ -1,0 +1,30 @@
+"""The documents' commands for a cluster, in the one that runs; the rest of the documents is tested without."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import forge, machine
+from tests.support import documents
+from tests.support.documents import Block
+
+pytestmark = pytest.mark.cluster
+
+BLOCKS = documents.blocks("cluster")
+
+
+@pytest.fixture(scope="module")
+def clone(placeholder: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 - it is scaled
+    """A clone of the cluster's repository, as a person has it."""
+    folder = tmp_path_factory.mktemp("documents") / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(forge.repository()), str(folder)], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.place for block in BLOCKS])
+def test_commands_for_a_cluster_do_what_the_document_says(block: Block, clone: Path) -> None:
+    environ = dict(machine.environment())
+    environ |= {"PATH": f"{Path(sys.executable).parent}:{environ['PATH']}", "NS": "iris-dev", "ROLLOUT": "two"}
+    documents.check(block, clone, environ, prefix=machine.inside(["env", f"--chdir={clone}"]))

@@ -1,0 +1,49 @@
+"""A cluster ends with nothing left, also when it was killed half-way; after the files that use it, by its name."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from cluster import machine
+from tests.support import snapshot
+from tests.support.cluster_commands import MINUTES, kill_up_when, run_cluster
+from tests.support.running import wait_until
+
+pytestmark = pytest.mark.cluster
+
+
+def test_down_leaves_nothing(before: snapshot.Snapshot, cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    assert run_cluster("down").returncode == 0
+    _assert_nothing_left(before, tmp_path)
+
+
+@pytest.mark.parametrize("victim", ["first process", "unshare"])
+def test_down_leaves_nothing_of_a_cluster_that_was_killed_half_way(
+    before: snapshot.Snapshot, tmp_path: Path, victim: str
+) -> None:
+    kill_up_when((machine.state() / "root/etc/kubernetes/manifests/etcd.yaml").exists)
+    pid = machine.init_pid()
+    assert pid
+    if victim == "unshare":
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: machine.init_pid() is None, "the cluster to be gone")
+    assert any("leftovers" in line and " no " in line for line in run_cluster("doctor").stderr.splitlines())
+    assert run_cluster("down").returncode == 0
+    _assert_nothing_left(before, tmp_path)
+
+
+def _assert_nothing_left(before: snapshot.Snapshot, apart: Path) -> None:
+    found: dict[str, set[str]] = {}
+
+    def nothing() -> bool:
+        found.clear()
+        found.update(snapshot.difference(before, snapshot.take(apart.parent.parent)))
+        return not found
+
+    try:
+        wait_until(nothing, "", 1 * MINUTES)  # others on this machine start and end processes, too
+    except AssertionError:
+        pytest.fail(f"left, or gone: {found}")

@@ -1,0 +1,167 @@
+"""docs/OPERATIONS.md is followed on an empty Kubernetes: platform, secrets, applications, signer, first release.
+
+What the document expects of a cluster elsewhere is brought here: volumes, prod's database, git, and a registry,
+which has no TLS. Unlike `make up`, it applies manifests/argocd itself, with a fork's address.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from cluster import forge, images, machine, platform, secrets
+from delivery.release import IMAGE
+from local import image
+from local.engine import buildah
+from tests.support import clone, documents
+from tests.support.cluster_commands import CLUSTER, get, kubectl
+from tests.support.documents import Block
+from tests.support.running import ROOT
+
+pytestmark = pytest.mark.install
+
+DATABASE = "database"  # prod's, in a namespace of that name
+REPOSITORY = f"{machine.REGISTRY}/{images.in_registry(IMAGE)}"
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout whose origin a cluster with nothing in it can read; step 1 of the document is done."""
+    if machine.init_pid() is not None:
+        pytest.exit("a cluster runs here, and this needs an empty one; `make down`, if you can do without it", 1)
+    fork = clone.make(tmp_path_factory.mktemp("install"))
+    try:
+        _do("from cluster import machine, up", "with machine.alone(): up.kubernetes()")
+        forge.folder().mkdir()
+        clone.git(fork, "init", "--quiet", "--bare", "--initial-branch=main", str(forge.repository()))
+        clone.git(fork, "remote", "set-url", "origin", str(forge.repository()))
+        _change(
+            fork,
+            "manifests/argocd/kustomization.yaml",
+            {"https://github.com/iris-gitops/iris-gitops.git": f"git://{machine.NODE}/{forge.REPOSITORY}"},
+        )
+        _do("from cluster import forge, secrets", "forge.start(secrets.token(), print)")
+        yield fork
+    finally:
+        subprocess.run([*CLUSTER, "down"], cwd=ROOT, check=True)
+
+
+@pytest.fixture(scope="module")
+def environ(
+    fork: Path,  # noqa: ARG001 - its cluster
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Mapping[str, str]:
+    """What a person has: programs, a name, and what the document calls by the names of variables."""
+    private = tmp_path_factory.mktemp("private")
+    for name in ("slack-url", "pagerduty-routing-key", "smtp-password"):
+        (private / name).write_text("https://hooks.invalid/none")
+    inside = machine.environment()
+    return {
+        **inside,
+        **clone.PERSON,
+        "PATH": f"{Path(sys.executable).parent}:{inside['PATH']}",
+        "PRIVATE": str(private),
+        "COSIGN_PASSWORD": "of this test",  # instead of being asked for it
+        "PROD_DATABASE_URL": _database(),
+        "TOKEN": secrets.token(),
+    }
+
+
+def test_the_document_leads_from_an_empty_cluster_to_a_release_in_prod(
+    fork: Path, environ: Mapping[str, str], model: Path
+) -> None:
+    def follow(block: Block, where: Path = fork, **variables: str) -> None:
+        prefix = machine.inside(["env", f"--chdir={where}"])
+        documents.check(block, where, {**environ, **variables}, prefix=prefix)
+
+    own, there = documents.blocks("install"), documents.blocks("cluster")
+    platforms, applications, key, release, secret, restart, golden = own
+    synced = next(block for block in there if "kubectl wait applications" in block.text)
+
+    follow(platforms, _with_upstream(fork))
+    follow(secret)
+    follow(applications)
+    follow(synced)
+    follow(key)
+    _ask_for_the_key(fork)
+    digest = _push_signed(model, fork, environ)
+    follow(release, digest=digest)
+    before = _restarts()
+    follow(restart, NS="iris-prod")
+    after = _restarts()
+    assert before
+    assert {pod: after[pod] for pod in before} == {pod: count + 1 for pod, count in before.items()}
+    follow(golden)
+
+
+def _restarts() -> dict[str, int]:
+    """Return how often the container of each pod that serves in prod was started anew, by the pod's name."""
+    pods = get("pods", "--namespace=iris-prod", "--selector=app.kubernetes.io/component=serving")
+    return {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods}
+
+
+def _with_upstream(fork: Path) -> Path:
+    """Return a copy of the fork that takes upstream's files from the module cache; the fork stays as it is."""
+    copy = fork.parent / "with-upstream"
+    shutil.copytree(fork, copy)
+    platform.take_upstream_from_modules(copy)
+    return copy
+
+
+def _database() -> str:
+    """Start prod's PostgreSQL, with the volumes of dev's and of Prometheus; return its address."""
+    kubectl("apply", f"--filename={ROOT}/cluster/platform/volumes.yaml")
+    kubectl("apply", f"--kustomize={ROOT}/cluster/database")
+    password = secrets.token()
+    kubectl("create", "secret", "generic", "iris-database", "-n", DATABASE, f"--from-literal=password={password}")
+    return f"postgresql://iris:{password}@postgres.{DATABASE}/iris"
+
+
+def _ask_for_the_key(fork: Path) -> None:
+    """Do what the document says of the signer, and what a registry without TLS asks for."""
+    file = "manifests/iris/signature.yaml"
+    lines = (fork / file).read_text().splitlines()
+    first, second = (line for line in lines if "- --certificate-" in line)
+    env = next(line for line in lines if line.strip() == "env:")
+    signer = "{name: SIGNER, valueFrom: {secretKeyRef: {name: iris-signer, key: key}}}"
+    indent = " " * 12
+    new = {
+        first: f"{indent}- --key=env://SIGNER\n{indent}- --allow-http-registry",
+        second: f"{indent}- --insecure-ignore-tlog",
+        env: f'{env}\n{indent}- {signer}\n{indent}- {{name: COSIGN_REPOSITORY, value: "{REPOSITORY}"}}',
+    }
+    _change(fork, file, new)
+
+
+def _push_signed(model: Path, fork: Path, environ: Mapping[str, str]) -> str:
+    """Build the image of the model, push it and sign it with the person's key; return its digest."""
+    shutil.copytree(model, fork / "model")
+    tag, reference = "localhost/install", images.in_registry(f"{IMAGE}:install")
+    image.build(model, tag, engine=buildah(), quiet=True)
+    images.push(buildah(), tag, reference)
+    digest = images.digest(reference)
+    assert digest
+    private = Path(environ["PRIVATE"])
+    (private / "none.json").write_text('{"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"}')
+    command = ["cosign", "sign", "--yes", f"--key={private}/cosign.key", f"--signing-config={private}/none.json"]
+    documents.run(machine.inside([*command, "--allow-http-registry", f"{REPOSITORY}@{digest}"]), private, environ)
+    return digest
+
+
+def _change(fork: Path, file: str, new: Mapping[str, str]) -> None:
+    """Change a file of the fork, commit and push it."""
+    text = (fork / file).read_text()
+    for old in new:
+        assert text.count(old) == 1, f"{file} does not say {old!r}"
+        text = text.replace(old, new[old])
+    (fork / file).write_text(text)
+    clone.git(fork, "commit", "--quiet", f"--message=fork: {file}", file)
+    clone.git(fork, "push", "--quiet", "origin", "main")
+
+
+def _do(*statements: str) -> None:
+    """Do in a process of its own what leaves processes behind."""
+    subprocess.run([sys.executable, "-c", "\n".join(statements)], cwd=ROOT, check=True)
