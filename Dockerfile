@@ -1,5 +1,5 @@
 # The serving image: service/ with its locked packages, and one model folder. Build arguments become labels.
-# `python -m local image` passes them all; by hand, with either builder:
+# `python -m tools image` passes them all; by hand, with either builder:
 #   docker build --tag iris-classifier .
 #   buildah bud --format docker --tag iris-classifier .     (the OCI format would drop the HEALTHCHECK)
 # docker-compose.yml builds the target "service", to which the model comes in a volume.

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from delivery import changes
+from delivery import changes, command_line
 from delivery.changes import Change
 from delivery.event import LARGEST, read
 from delivery.explanation import aborted, unapplied
@@ -18,7 +18,6 @@ from delivery.release import ReleaseError, read_model
 from delivery.repository import Repository
 from delivery.status import lines
 from delivery.watching import watch as watched
-from local import command_line
 
 app = typer.Typer(
     help="Ship a model by commit, and take it back.", pretty_exceptions_enable=False, no_args_is_help=True

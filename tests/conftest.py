@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from local.postgres import Postgres, temporary
 from tests.support.running import ROOT, RunningService, environment
+from tools.postgres import Postgres, temporary
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves; nothing above does
 

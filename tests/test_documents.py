@@ -9,11 +9,11 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from drill import scenarios
-from local.postgres import Postgres, programs
 from tests.support import clone, documents
 from tests.support.documents import Block
 from tests.support.running import ROOT, RunningService, environment, query
+from tools.drill import scenarios
+from tools.postgres import Postgres, programs
 
 VARYING = {"request_id", "latency_ms", "version", "model_version"}  # another run has others
 DOCUMENTS = documents.paths()
@@ -147,9 +147,9 @@ def test_each_path_of_the_repository_that_a_document_names_exists(path: Path) ->
 
 
 def test_a_path_that_does_not_exist_is_found() -> None:
-    said = "`drill/traffic.py`, manifests/iris/, overlays/ENV/release, docs/NO.md and https://example.org/docs/NO"
+    said = "`tools/drill/traffic.py`, manifests/iris/, overlays/ENV/release, docs/NO.md and https://example.org/docs/NO"
     found = PATH.findall(said)
-    assert found == ["drill/traffic.py", "manifests/iris/", "overlays/ENV/release", "docs/NO.md"]
+    assert found == ["tools/drill/traffic.py", "manifests/iris/", "overlays/ENV/release", "docs/NO.md"]
     assert [named for named in found if not exists(named)] == ["docs/NO.md"]
 
 

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from tests.support.running import ROOT
 
 EVERYTHING, SERVING, TRAINING = "requirements.txt", "service/requirements.txt", "pipeline/requirements.txt"
-PREBUILT = "cluster/requirements.txt"
+PREBUILT = "tools/requirements.txt"
 PIN = re.compile(r"([\w.-]+)==([\w.!+-]+)( ; [^\\\n]+)?")
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -29,7 +29,7 @@ class Pin(NamedTuple):
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SERVING_NEEDS: list[str] = PROJECT["project"]["dependencies"]
 GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
-PREBUILT_NEEDS = GROUPS.pop("cluster")
+PREBUILT_NEEDS = GROUPS.pop("programs")
 TRAINING_NEEDS = GROUPS["pipeline"]
 PEOPLE_NEED = [need for group in GROUPS.values() for need in group]
 

@@ -11,8 +11,8 @@ import yaml
 
 from delivery.release import IMAGE
 from tests.support.running import ROOT
-from workflows import supply
-from workflows.__main__ import app
+from tools.ci import supply_chain
+from tools.ci.__main__ import app
 
 Kind = dict[str, Any]
 FOLDER = ROOT / ".github/workflows"
@@ -174,5 +174,5 @@ def test_what_is_attested_is_the_image_that_is_released_by_the_workflow_that_is_
     [release] = [name for name, workflow in WORKFLOWS.items() if "workflows sign" in str(workflow)]
     job = yaml.safe_load((ROOT / "manifests/iris/signature.yaml").read_text())
     [container] = job["spec"]["template"]["spec"]["containers"]
-    assert supply.keyless() == supply.Signer((), tuple(container["args"][1:3]))
-    assert f"/.github/workflows/{release}.yml@refs/heads/main" in supply.keyless().verifying[0]
+    assert supply_chain.keyless() == supply_chain.Signer((), tuple(container["args"][1:3]))
+    assert f"/.github/workflows/{release}.yml@refs/heads/main" in supply_chain.keyless().verifying[0]

@@ -37,7 +37,7 @@ DEFECTS = [Defect(**found) for found in yaml.safe_load((ROOT / "tests/manifests/
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what the tests read."""
     copy = tmp_path_factory.mktemp("defects")
-    for name in ("cluster", "delivery", "local", "manifests", "monitoring", "overlays", "tests"):
+    for name in ("delivery", "manifests", "monitoring", "overlays", "tests", "tools"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "docker-compose.yml"):
         shutil.copy(ROOT / name, copy)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import images, machine
 from delivery.release import IMAGE
 from tests.support.overlays import BUILT, RELEASE, render
 from tests.support.phase import phases
 from tests.support.running import ROOT, SETOSA, RunningService, wait_until
 from tests.support.schemas import problems
+from tools.cluster import images, node
 
 Object = dict[str, Any]
 NUMBERS = ("server_error_ratio", "latency_p95_seconds")
@@ -231,7 +231,7 @@ def test_drift_is_measured_beside_what_serves_and_an_image_that_cannot_leaves_th
     if environment == "dev":
         (rule,) = _named(objects, "NetworkPolicy")["database"]["spec"]["ingress"]
         assert any(peer["podSelector"]["matchLabels"].items() <= labels.items() for peer in rule["from"])
-    jobs = yaml.safe_load((ROOT / "monitoring/scrape/cluster.yml").read_text())["scrape_configs"]
+    jobs = yaml.safe_load((ROOT / "monitoring/scrape/kubernetes.yml").read_text())["scrape_configs"]
     for job in jobs:
         for found in job.get("kubernetes_sd_configs", []):
             for selector in found.get("selectors", []):
@@ -335,7 +335,7 @@ def test_the_signature_of_the_image_is_asked_for_before_anything_of_a_release_is
         assert "serviceAccountName" not in pod
         assert [volume.keys() for volume in pod["volumes"]] == [{"name", "emptyDir"}]
         asked[where] = container
-    pushed_to = f"{machine.REGISTRY}/{images.in_registry(IMAGE)}"
+    pushed_to = f"{node.REGISTRY}/{images.in_registry(IMAGE)}"
     assert {"name": "COSIGN_REPOSITORY", "value": pushed_to} in asked[here]["env"]
     repository = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["global"]["external_labels"]
     assert asked[environment]["args"][1:-1] == [
@@ -350,12 +350,12 @@ def test_argo_cd_is_allowed_exactly_what_there_is(rendered: dict[str, list[Objec
     applications = _named(rendered[where], "Application")
     projects = _named(rendered[where], "AppProject")
     built = {f"overlays/{name}": name for name in ("dev", "prod")} | {
-        "cluster/dev": "local dev",
-        "cluster/prod": "local prod",
-        "cluster/argocd": "local argocd",
+        "overlays/local/dev": "local dev",
+        "overlays/local/prod": "local prod",
+        "overlays/local/argocd": "local argocd",
         "manifests/argocd": "argocd",
         "monitoring": "monitoring",
-        "cluster/monitoring": "local monitoring",
+        "overlays/local/monitoring": "local monitoring",
     }
     used: dict[str, set[tuple[str, str]]] = {name: set() for name in projects}
     places: dict[str, set[str]] = {name: set() for name in projects}
@@ -499,7 +499,7 @@ def test_what_watches_runs_as_this_cluster_has_it(rendered: dict[str, list[Objec
         if "persistentVolumeClaim" in volume
     }
     assert claimed == claims.keys()
-    here = list(yaml.safe_load_all((ROOT / "cluster/platform/volumes.yaml").read_text()))
+    here = list(yaml.safe_load_all((ROOT / "overlays/local/platform/volumes.yaml").read_text()))
     for name, claim in claims.items():
         reference = {"namespace": "monitoring", "name": name}
         (volume,) = [found["spec"] for found in here if found["spec"]["claimRef"] == reference]
@@ -540,7 +540,7 @@ def test_grafana_has_the_files_of_a_desk_and_only_this_cluster_does_without_it(
 
 
 def test_prometheus_looks_for_pods_only_where_it_may() -> None:
-    scraped = yaml.safe_load((ROOT / "monitoring/scrape/cluster.yml").read_text())["scrape_configs"]
+    scraped = yaml.safe_load((ROOT / "monitoring/scrape/kubernetes.yml").read_text())["scrape_configs"]
     looks = {
         name
         for job in scraped

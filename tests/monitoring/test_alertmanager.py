@@ -15,8 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from cluster import programs
 from tests.support.running import ROOT, free_port, wait_until
+from tools import programs
 
 SECRETS = "/etc/alertmanager/secrets"
 KEYS = {"pagerduty-routing-key": "r" * 32, "smtp-password": "mail's password"}

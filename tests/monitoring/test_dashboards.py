@@ -1,6 +1,7 @@
 """The dashboards: valid for Grafana as far as its published schema says, and each panel of the service shows data.
 
-Panels of router and rollout need a cluster; the drill holds those (drill/scenarios.py), and every other once more.
+Panels of router and rollout need a cluster; tools/drill/scenarios.py tests those, and every
+other once more.
 """
 
 import json
@@ -21,10 +22,10 @@ from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from cluster import programs
-from drill.dashboards import FOLDER, answer, numbers, queries
-from local.postgres import temporary
 from tests.support.running import ROOT, RunningService, free_port, wait_until
+from tools import programs
+from tools.drill.dashboards import FOLDER, answer, numbers, queries
+from tools.postgres import temporary
 
 BOARDS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
 PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board["panels"]]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from cluster import programs
 from tests.support.running import ROOT
+from tools import programs
 
 FILE = ROOT / "monitoring/alertmanager.yml"
 CONFIG = yaml.safe_load(FILE.read_text())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import programs
 from tests.support.running import ROOT
+from tools import programs
 
 MONITORING = ROOT / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules.yml").read_text())

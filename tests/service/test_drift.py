@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
-from local.postgres import temporary
 from pipeline import data
 from service import database as log_table
 from service.facts import Facts, read_facts
 from service.model import Model
 from service.shift import ALPHA, Sample, compare
 from tests.support.running import ROOT, RunningService, environment, free_port, query, wait_until
+from tools.postgres import temporary
 
 SAMPLES, WINDOW = 200, 1000
 NAMES = ("sepal_length_cm", "sepal_width_cm", "petal_length_cm", "petal_width_cm")

@@ -30,12 +30,12 @@ import psycopg2
 import pytest
 from fastapi import FastAPI
 
-from local.postgres import Postgres, temporary
 from service.app import Service, create_app
 from service.database import STATEMENT_SECONDS
 from service.journal import Journal
 from service.settings import Settings
 from tests.support.running import SETOSA, RunningService, SmallDisk, query, wait_until
+from tools.postgres import Postgres, temporary
 
 log = logging.getLogger(__name__)
 

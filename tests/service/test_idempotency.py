@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.postgres import temporary
 from tests.support.running import SETOSA, RunningService, query, wait_until
+from tools.postgres import temporary
 
 OTHER = [6.5, 3.0, 5.8, 2.2]
 HEADER = "Idempotency-Key"

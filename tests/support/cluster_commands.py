@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cluster import machine
 from tests.support.running import ROOT, wait_until
+from tools.cluster import node
 
-CLUSTER = [sys.executable, "-m", "cluster"]
+CLUSTER = [sys.executable, "-m", "tools.cluster"]
 MINUTES = 60.0
 
 
 def run_cluster(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m cluster`."""
+    """Run `python -m tools.cluster`."""
     return subprocess.run(
         [*CLUSTER, *arguments],
         cwd=ROOT,
@@ -50,7 +50,7 @@ def kill_up_when(condition: Callable[[], bool]) -> None:
 
 def kubectl(*arguments: str) -> str:
     """Return what a command of kubectl prints. Raises ClusterError."""
-    return machine.run("kubectl", *arguments, seconds=5 * MINUTES)
+    return node.run("kubectl", *arguments, seconds=5 * MINUTES)
 
 
 def get(kind: str, *options: str) -> list[dict[str, Any]]:

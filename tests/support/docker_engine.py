@@ -15,8 +15,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from local import packages
 from tests.support.running import wait_until
+from tools import packages
 
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
 # When the test's process ends, however it does, the kernel ends unshare, by that the first process inside, and by

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cluster import programs
 from delivery import changes
 from delivery.release import COMPONENT, NOTHING, Release
 from tests.support.running import ROOT
+from tools import programs
 
 RELEASE = Release(
     f"sha256:{'4' * 64}",
@@ -29,10 +29,10 @@ BUILT = {
     "argocd": "manifests/argocd",
     "blue-green": "blue-green",
     "nothing": "overlays/nothing",
-    "local dev": "cluster/dev",
-    "local prod": "cluster/prod",
-    "local monitoring": "cluster/monitoring",
-    "local argocd": "cluster/argocd",
+    "local dev": "overlays/local/dev",
+    "local prod": "overlays/local/prod",
+    "local monitoring": "overlays/local/monitoring",
+    "local argocd": "overlays/local/argocd",
 }
 
 

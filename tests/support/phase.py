@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Iterable
 from typing import Any
 
-from cluster import programs
 from tests.support.running import ROOT
+from tools import programs
 
 
 def phases(metric: dict[str, Any], answers: Iterable[list[str]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 import yaml
 
-from cluster import programs
+from tools import programs
 
 Schema = dict[str, Any]
 COMPONENTS = "#/components/schemas/"

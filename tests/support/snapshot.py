@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from local import cache
 from tests.support.running import ROOT
+from tools import cache
 
 UNSTEADY = {"ns_last_pid", "random", "uuid", "entropy_avail", "pty", "nr", "dirty"}
 # Others write to /tmp as they please; these names are those of programs that the cluster runs or is made with.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from local import cache
+from tools import cache
 
 
 @pytest.fixture(autouse=True)

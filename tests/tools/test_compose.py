@@ -20,12 +20,12 @@ import psycopg2
 import pytest
 import yaml
 
-from cluster import images, programs
-from local import compose
-from local.postgres import temporary
-from local.process import child, wait_ready
 from service.settings import Settings
 from tests.support.running import ROOT, RunningService, environment, free_port, query
+from tools import compose, programs
+from tools.child_process import child, wait_ready
+from tools.cluster import images
+from tools.postgres import temporary
 
 FILE = ROOT / "docker-compose.yml"
 PORTS = {"api": 8000, "postgres": 5432, "mlflow": 5000, "prometheus": 9090, "alertmanager": 9093, "grafana": 3000}

@@ -21,12 +21,12 @@ import httpx
 import psycopg2.errors
 import pytest
 
-from local import image as module
-from local.engine import Engine, ImageError, find_engine
-from local.image import BASE, build, find_base, pip_secrets
-from local.packages import PackageError
-from local.postgres import Postgres
 from tests.support.running import ROOT, SETOSA, START_SECONDS, free_port, query, wait_until
+from tools import image as module
+from tools.engine import Engine, ImageError, find_engine
+from tools.image import BASE, build, find_base, pip_secrets
+from tools.packages import PackageError
+from tools.postgres import Postgres
 
 pytestmark = pytest.mark.image
 

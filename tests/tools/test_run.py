@@ -9,7 +9,7 @@ from tests.support.running import ROOT, environment
 
 
 def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "local", *arguments]
+    command = [sys.executable, "-m", "tools", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False
     )

@@ -17,15 +17,15 @@ from urllib.parse import quote
 
 import pytest
 
-from cluster import images, programs
-from local import compose, packages
-from local.debian import base_image
-from local.engine import Engine as Builder
-from local.engine import buildah
-from local.image import find_base, pip_secrets
 from tests.support import docker_engine
 from tests.support.running import ROOT, SETOSA, wait_until
 from tests.tools.test_compose import PORTS
+from tools import compose, packages, programs
+from tools.base_image import base_image
+from tools.cluster import images
+from tools.engine import Engine as Builder
+from tools.engine import buildah
+from tools.image import find_base, pip_secrets
 
 pytestmark = pytest.mark.stack
 
@@ -160,7 +160,7 @@ def _images(builder: Builder, folder: Path) -> Iterator[tuple[str, str]]:
         yield name, builder.build(context, f"{name}:stack")
     context = folder / "postgres"
     context.mkdir()
-    shutil.copy2(ROOT / "cluster/postgres-entrypoint.sh", context)
+    shutil.copy2(ROOT / "tools/cluster/postgres-entrypoint.sh", context)
     package, *hooks = images.POSTGRES_PACKAGES
     debian = base_image(builder, "cluster", [package], *hooks)
     (context / "Dockerfile").write_text(images.POSTGRES.format(debian=debian) + DATABASE)

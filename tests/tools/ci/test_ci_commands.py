@@ -17,7 +17,7 @@ from tests.support.running import ROOT, free_port
 
 
 def _run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "workflows", *arguments]
+    command = [sys.executable, "-m", "tools.ci", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environ}, capture_output=True, text=True, check=False
     )

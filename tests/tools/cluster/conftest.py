@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster import doctor, images, machine
-from local.engine import buildah
-from local.image import BASE, find_base
 from tests.support import snapshot
 from tests.support.cluster_commands import CLUSTER, kill_up_when, kubectl, up, wait_for_rollout
 from tests.support.running import ROOT
+from tools.cluster import doctor, images, node
+from tools.engine import buildah
+from tools.image import BASE, find_base
 
 PLACEHOLDER = ROOT / "tests/support/placeholder.yaml"
 
@@ -18,17 +18,17 @@ PLACEHOLDER = ROOT / "tests/support/placeholder.yaml"
 @pytest.fixture(scope="session")
 def before(tmp_path_factory: pytest.TempPathFactory) -> snapshot.Snapshot:
     """What this machine has without a cluster; packages that the cluster needs stay, so they come first."""
-    if machine.init_pid() is not None:
+    if node.init_pid() is not None:
         pytest.exit("a cluster runs here, and these tests end it; `make down`, if you can do without it", 1)
     doctor.prepare()
-    machine.stop()
+    node.stop()
     return snapshot.take(tmp_path_factory.getbasetemp().parent)
 
 
 @pytest.fixture(scope="session")
 def cluster(before: snapshot.Snapshot) -> Iterator[str]:  # noqa: ARG001 - it comes first
     """The platform's cluster, brought up after an `up` that was killed; yields what the second one printed."""
-    kill_up_when(lambda: machine.log("kubeadm").exists())
+    kill_up_when(lambda: node.log("kubeadm").exists())
     done = up()
     yield done.stderr
     subprocess.run([*CLUSTER, "down"], cwd=ROOT, check=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster import forge, machine, secrets
-from cluster.steps import wait_for
 from delivery.event import LARGEST
-from local.image import BASE
 from tests.support.cluster_commands import CLUSTER, MINUTES, get, kubectl, run_cluster, up, wait_for_rollout
 from tests.support.overlays import render
 from tests.support.running import ROOT, wait_until
+from tools.cluster import git_server, node, secrets
+from tools.image import BASE
+from tools.progress import wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -141,7 +141,7 @@ def test_each_part_may_do_what_it_needs_and_no_more(
 
 def test_argo_cd_makes_a_commit_so_and_keeps_it_so(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     clone, who = tmp_path / "clone", ("-c", "user.name=test", "-c", "user.email=test@example")
-    _git(tmp_path, "clone", "--quiet", str(forge.repository()), str(clone))
+    _git(tmp_path, "clone", "--quiet", str(git_server.repository()), str(clone))
     file = clone / "manifests/iris/pdb.yaml"
     file.write_text(file.read_text().replace("maxUnavailable: 1", "maxUnavailable: 2"))
     _git(clone, *who, "commit", "--quiet", "--all", "--message=two at once")
@@ -163,14 +163,19 @@ def test_argo_cd_makes_a_commit_so_and_keeps_it_so(cluster: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("token", "path", "message", "status"),
     [
-        ("", forge.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
-        ("guessed", forge.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
+        ("", git_server.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
+        ("guessed", git_server.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
         (None, "/", {"event_type": "rollout-aborted"}, 404),
-        (None, f"/{forge.REPOSITORY}/config", {}, 404),
-        (None, forge.DISPATCHES, {"event_type": "other"}, 422),
-        (None, forge.DISPATCHES, [], 422),
-        (None, forge.DISPATCHES, {"event_type": "rollout-aborted", "padding": "x" * LARGEST}, 413),
-        (None, forge.DISPATCHES, {"event_type": "rollout-aborted", "client_payload": {"namespace": "x"}}, 204),
+        (None, f"/{git_server.REPOSITORY}/config", {}, 404),
+        (None, git_server.DISPATCHES, {"event_type": "other"}, 422),
+        (None, git_server.DISPATCHES, [], 422),
+        (None, git_server.DISPATCHES, {"event_type": "rollout-aborted", "padding": "x" * LARGEST}, 413),
+        (
+            None,
+            git_server.DISPATCHES,
+            {"event_type": "rollout-aborted", "client_payload": {"namespace": "x"}},
+            204,
+        ),
     ],
 )
 def test_the_forge_takes_one_message_from_those_who_know_the_token_and_a_forged_one_changes_nothing(
@@ -180,21 +185,21 @@ def test_the_forge_takes_one_message_from_those_who_know_the_token_and_a_forged_
     message: object,
     status: int,
 ) -> None:
-    head, told = _git(forge.repository(), "rev-parse", "main"), machine.log("forge").stat().st_size
+    head, told = _git(git_server.repository(), "rev-parse", "main"), node.log("forge").stat().st_size
     shown = secrets.token() if token is None else token
     options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
-    url = f"http://{machine.NODE}:{forge.PORT}{path}"
+    url = f"http://{node.NODE}:{git_server.PORT}{path}"
     authorization = ("--header", f"Authorization: Bearer {shown}")
     done = _run("curl", *options, *authorization, url, stdin=json.dumps(message))
     assert done.stdout == str(status)
     if status == HTTPStatus.NO_CONTENT:  # it is judged after the answer
         said = "nothing was changed"
-        wait_until(lambda: said in machine.log("forge").read_text()[told:], "the forge to judge it", MINUTES)
-    assert _git(forge.repository(), "rev-parse", "main") == head
+        wait_until(lambda: said in node.log("forge").read_text()[told:], "the forge to judge it", MINUTES)
+    assert _git(git_server.repository(), "rev-parse", "main") == head
 
 
 def test_git_can_be_read_from_the_forge_and_not_written(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
-    address = f"git://{machine.NODE}/{forge.REPOSITORY}"
+    address = f"git://{node.NODE}/{git_server.REPOSITORY}"
     assert _run("git", "clone", "--quiet", address, str(tmp_path / "clone")).returncode == 0
     done = _run("git", "-C", str(tmp_path / "clone"), "push", "--quiet", address, "HEAD:refs/heads/other")
     assert done.returncode != 0
@@ -204,7 +209,7 @@ def test_git_can_be_read_from_the_forge_and_not_written(cluster: str, tmp_path: 
 def test_kube_proxy_reads_its_rules_as_it_has_written_them(cluster: str) -> None:  # noqa: ARG001
     """Otherwise it removes them all when it does: at its next start, or an hour after this one."""
     rules = ("nft", "list", "map", "ip", "kube-proxy", "service-ips")
-    shown = machine.run("kubectl", "exec", "--namespace=kube-system", "daemonset/kube-proxy", "--", *rules)
+    shown = node.run("kubectl", "exec", "--namespace=kube-system", "daemonset/kube-proxy", "--", *rules)
     assert re.search(r"10\.96\.0\.1 \. tcp \. 443 : goto", shown), shown
 
 
@@ -244,21 +249,21 @@ def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str
 def test_a_database_whose_pod_is_deleted_comes_back_with_what_it_held(cluster: str) -> None:  # noqa: ARG001
     where = ("--namespace=iris-dev", "postgres-0")
     psql = ("kubectl", "exec", *where, "--", "psql", "--username=iris", "--no-align", "--tuples-only", "--command")
-    machine.run(*psql, "CREATE TABLE held AS SELECT 7 AS number")
+    node.run(*psql, "CREATE TABLE held AS SELECT 7 AS number")
     kubectl("delete", "pod", *where)
 
     def missing() -> None:
         kubectl("wait", "pod", *where, "--for=condition=Ready", "--timeout=30s")
 
     wait_for(missing, 60, print)  # it is another of the same name, which is not there at once
-    assert machine.run(*psql, "SELECT number FROM held").strip() == "7"
-    machine.run(*psql, "DROP TABLE held")
+    assert node.run(*psql, "SELECT number FROM held").strip() == "7"
+    node.run(*psql, "DROP TABLE held")
 
 
 def test_a_kubeconfig_for_this_host_works(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     config = tmp_path / "kubeconfig"
     config.write_text(run_cluster("kubeconfig").stdout)
-    path = (machine.state() / "path").read_text()
+    path = (node.state() / "path").read_text()
     done = subprocess.run(
         ["kubectl", f"--kubeconfig={config}", "get", "nodes", "--output=name"],
         env={**os.environ, "PATH": path, "KUBECACHEDIR": str(tmp_path)},
@@ -293,9 +298,9 @@ def test_logs_and_status_show_what_runs(cluster: str) -> None:  # noqa: ARG001
 
 
 def test_up_twice_changes_nothing(placeholder: None) -> None:  # noqa: ARG001
-    first, pid = _platform_pods(), machine.init_pid()
+    first, pid = _platform_pods(), node.init_pid()
     done = up()
-    assert machine.init_pid() == pid
+    assert node.init_pid() == pid
     assert "  ok  Kubernetes (" not in done.stderr
     assert _platform_pods() == first
 
@@ -313,8 +318,8 @@ def _exec(*command: str) -> subprocess.CompletedProcess[str]:
 
 def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        machine.inside(command),
-        env=machine.environment(),
+        node.inside(command),
+        env=node.environment(),
         input=stdin,
         capture_output=True,
         text=True,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import doctor, machine, programs
-from cluster.doctor import Check, examine
-from cluster.steps import ClusterError
+from tools import programs
+from tools.cluster import doctor, node
+from tools.cluster.doctor import Check, examine
+from tools.progress import ClusterError
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
 def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(machine, "DOORS", (machine.Door("router", port, "somewhere:80"),))
+        monkeypatch.setattr(node, "DOORS", (node.Door("router", port, "somewhere:80"),))
         assert f"sport = :{port}" in _check(f"port {port}").fix
     assert _check(f"port {port}") == Check(f"port {port}", "free for router")
 
@@ -69,8 +70,8 @@ def test_more_disk_is_needed_while_the_programs_are_not_built(monkeypatch: pytes
 
 
 def test_what_a_killed_cluster_has_left_is_named() -> None:
-    (machine.state() / "log").mkdir(parents=True)
-    assert _check("leftovers") == Check("leftovers", str(machine.state()), "make down")
+    (node.state() / "log").mkdir(parents=True)
+    assert _check("leftovers") == Check("leftovers", str(node.state()), "make down")
 
 
 def test_a_kernel_that_cannot_do_a_thing_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

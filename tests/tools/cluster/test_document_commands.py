@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import forge, machine
 from tests.support import documents
 from tests.support.documents import Block
+from tools.cluster import git_server, node
 
 pytestmark = pytest.mark.cluster
 
@@ -19,12 +19,12 @@ BLOCKS = documents.blocks("cluster")
 def clone(placeholder: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 - it is scaled
     """A clone of the cluster's repository, as a person has it."""
     folder = tmp_path_factory.mktemp("documents") / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(forge.repository()), str(folder)], check=True)
+    subprocess.run(["git", "clone", "--quiet", str(git_server.repository()), str(folder)], check=True)
     return folder
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.place for block in BLOCKS])
 def test_commands_for_a_cluster_do_what_the_document_says(block: Block, clone: Path) -> None:
-    environ = dict(machine.environment())
+    environ = dict(node.environment())
     environ |= {"PATH": f"{Path(sys.executable).parent}:{environ['PATH']}", "NS": "iris-dev", "ROLLOUT": "two"}
-    documents.check(block, clone, environ, prefix=machine.inside(["env", f"--chdir={clone}"]))
+    documents.check(block, clone, environ, prefix=node.inside(["env", f"--chdir={clone}"]))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import machine
 from tests.support import snapshot
 from tests.support.cluster_commands import MINUTES, kill_up_when, run_cluster
 from tests.support.running import wait_until
+from tools.cluster import node
 
 pytestmark = pytest.mark.cluster
 
@@ -23,13 +23,13 @@ def test_down_leaves_nothing(before: snapshot.Snapshot, cluster: str, tmp_path: 
 def test_down_leaves_nothing_of_a_cluster_that_was_killed_half_way(
     before: snapshot.Snapshot, tmp_path: Path, victim: str
 ) -> None:
-    kill_up_when((machine.state() / "root/etc/kubernetes/manifests/etcd.yaml").exists)
-    pid = machine.init_pid()
+    kill_up_when((node.state() / "root/etc/kubernetes/manifests/etcd.yaml").exists)
+    pid = node.init_pid()
     assert pid
     if victim == "unshare":
         pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: machine.init_pid() is None, "the cluster to be gone")
+    wait_until(lambda: node.init_pid() is None, "the cluster to be gone")
     assert any("leftovers" in line and " no " in line for line in run_cluster("doctor").stderr.splitlines())
     assert run_cluster("down").returncode == 0
     _assert_nothing_left(before, tmp_path)

@@ -12,36 +12,36 @@ from pathlib import Path
 
 import pytest
 
-from cluster import forge, images, machine, platform, secrets
 from delivery.release import IMAGE
-from local import image
-from local.engine import buildah
 from tests.support import clone, documents
 from tests.support.cluster_commands import CLUSTER, get, kubectl
 from tests.support.documents import Block
 from tests.support.running import ROOT
+from tools import image
+from tools.cluster import git_server, images, kustomize, node, secrets
+from tools.engine import buildah
 
 pytestmark = pytest.mark.install
 
 DATABASE = "database"  # prod's, in a namespace of that name
-REPOSITORY = f"{machine.REGISTRY}/{images.in_registry(IMAGE)}"
+REPOSITORY = f"{node.REGISTRY}/{images.in_registry(IMAGE)}"
 
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A checkout whose origin a cluster with nothing in it can read; step 1 of the document is done."""
-    if machine.init_pid() is not None:
+    if node.init_pid() is not None:
         pytest.exit("a cluster runs here, and this needs an empty one; `make down`, if you can do without it", 1)
     fork = clone.make(tmp_path_factory.mktemp("install"))
     try:
-        _do("from cluster import machine, up", "with machine.alone(): up.kubernetes()")
-        forge.folder().mkdir()
-        clone.git(fork, "init", "--quiet", "--bare", "--initial-branch=main", str(forge.repository()))
-        clone.git(fork, "remote", "set-url", "origin", str(forge.repository()))
+        _do("from cluster import machine, up", "with node.alone(): up.kubernetes()")
+        git_server.folder().mkdir()
+        clone.git(fork, "init", "--quiet", "--bare", "--initial-branch=main", str(git_server.repository()))
+        clone.git(fork, "remote", "set-url", "origin", str(git_server.repository()))
         _change(
             fork,
             "manifests/argocd/kustomization.yaml",
-            {"https://github.com/iris-gitops/iris-gitops.git": f"git://{machine.NODE}/{forge.REPOSITORY}"},
+            {"https://github.com/iris-gitops/iris-gitops.git": f"git://{node.NODE}/{git_server.REPOSITORY}"},
         )
         _do("from cluster import forge, secrets", "forge.start(secrets.token(), print)")
         yield fork
@@ -58,7 +58,7 @@ def environ(
     private = tmp_path_factory.mktemp("private")
     for name in ("slack-url", "pagerduty-routing-key", "smtp-password"):
         (private / name).write_text("https://hooks.invalid/none")
-    inside = machine.environment()
+    inside = node.environment()
     return {
         **inside,
         **clone.PERSON,
@@ -74,7 +74,7 @@ def test_the_document_leads_from_an_empty_cluster_to_a_release_in_prod(
     fork: Path, environ: Mapping[str, str], model: Path
 ) -> None:
     def follow(block: Block, where: Path = fork, **variables: str) -> None:
-        prefix = machine.inside(["env", f"--chdir={where}"])
+        prefix = node.inside(["env", f"--chdir={where}"])
         documents.check(block, where, {**environ, **variables}, prefix=prefix)
 
     own, there = documents.blocks("install"), documents.blocks("cluster")
@@ -107,7 +107,7 @@ def _with_upstream(fork: Path) -> Path:
     """Return a copy of the fork that takes upstream's files from the module cache; the fork stays as it is."""
     copy = fork.parent / "with-upstream"
     shutil.copytree(fork, copy)
-    platform.take_upstream_from_modules(copy)
+    kustomize.take_upstream_from_modules(copy)
     return copy
 
 
@@ -147,7 +147,7 @@ def _push_signed(model: Path, fork: Path, environ: Mapping[str, str]) -> str:
     private = Path(environ["PRIVATE"])
     (private / "none.json").write_text('{"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"}')
     command = ["cosign", "sign", "--yes", f"--key={private}/cosign.key", f"--signing-config={private}/none.json"]
-    documents.run(machine.inside([*command, "--allow-http-registry", f"{REPOSITORY}@{digest}"]), private, environ)
+    documents.run(node.inside([*command, "--allow-http-registry", f"{REPOSITORY}@{digest}"]), private, environ)
     return digest
 
 

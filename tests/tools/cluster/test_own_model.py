@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from cluster import machine
 from delivery import changes
 from delivery.repository import Repository
 from tests.support import clone as clones
 from tests.support import documents
 from tests.support.running import ROOT, RunningService
+from tools.cluster import node
 
 DOCUMENT = ROOT / "docs/BRING-YOUR-OWN-MODEL.md"
 FILES = ("kustomization.yaml", "model.json")
@@ -85,12 +85,12 @@ def test_the_golden_gate_stops_flowers_where_git_says_wine(
 
 @pytest.mark.wine
 def test_a_cluster_of_this_machine_promotes_it(clone: Path) -> None:
-    if machine.init_pid() is not None:
+    if node.init_pid() is not None:
         pytest.exit("a cluster runs here, with flowers in it; `make down`, if you can do without it", 1)
     environ = clones.environ()
     # No image has the digest that the document releases: here it is as before the first release.
     documents.run(["git", "reset", "--quiet", "--hard", "HEAD~2"], clone, environ)
-    cluster = [sys.executable, "-m", "cluster"]
+    cluster = [sys.executable, "-m", "tools.cluster"]
     try:
         documents.run([*cluster, "up"], clone, environ)
         for block in documents.blocks("wine cluster"):

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from drill import report
-from drill.story import Act, Mark, Sample, Story
-from drill.timeline import ERROR_LIMIT, P95_LIMIT, begin, timeline
 from tests.support.running import ROOT
+from tools.drill import report
+from tools.drill.recording import Act, Mark, Sample, Story
+from tools.drill.timeline import ERROR_LIMIT, P95_LIMIT, begin, timeline
 
 T = 1_800_000_000.0
 VOID = {"meta", "br", "hr", "img", "link", "input"}

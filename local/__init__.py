@@ -1,1 +1,0 @@
-"""What a person needs to run the service on one machine: a real PostgreSQL, `run` and `bench`."""

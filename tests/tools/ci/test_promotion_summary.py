@@ -1,0 +1,67 @@
+"""What somebody approves."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from delivery import changes
+from delivery.release import COMPONENT, NOTHING, Release, ReleaseError
+from delivery.repository import Repository
+from tools.ci.promotion import CARD, promotion
+
+ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository with a model card, in which nothing has been released."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "Ada")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
+    files = {changes.folder(environment) + f"/{COMPONENT}": NOTHING for environment in ("dev", "prod")}
+    for name, text in (files | {CARD: "# Model card\n\nNot for botany.\n"}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for command in ("init --quiet", "add .", "commit --quiet --message=begin"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    return Repository(tmp_path)
+
+
+def _ship(repository: Repository, environment: str, digest: str, accuracy: float) -> None:
+    facts = {
+        "version": digest[7],
+        "algorithm": "svm",
+        "sha256": "1" * 64,
+        "run_id": "ab12",
+        "metrics": {"accuracy": accuracy, "confusion": [[1]]},
+        "golden": [],
+    }
+    change = changes.release(repository, environment, Release(digest, json.dumps(facts)))
+    assert change
+    repository.commit(*change)
+
+
+def test_what_would_be_promoted_is_shown_beside_what_runs_with_the_model_card(repository: Repository) -> None:
+    _ship(repository, "prod", ONE, 0.9)
+    _ship(repository, "dev", TWO, 0.96667)
+    shown = promotion(repository).splitlines()
+    assert shown[0] == f"# prod: model 2 ({TWO[:19]})"
+    for row in (f"| image | {ONE[:19]} | {TWO[:19]} |", "| version | 1 | 2 |", "| accuracy | 0.9 | 0.9667 |"):
+        assert row in shown
+    assert "Not for botany." in shown
+
+
+def test_the_first_release_has_nothing_beside_it(repository: Repository) -> None:
+    _ship(repository, "dev", ONE, 0.9)
+    assert "| accuracy |  | 0.9 |" in promotion(repository).splitlines()
+
+
+def test_where_there_is_nothing_to_promote_nobody_is_asked(repository: Repository) -> None:
+    with pytest.raises(ReleaseError, match="nothing runs in dev"):
+        promotion(repository)
+    for environment in ("dev", "prod"):
+        _ship(repository, environment, ONE, 0.9)
+    with pytest.raises(ReleaseError, match="nothing to promote"):
+        promotion(repository)

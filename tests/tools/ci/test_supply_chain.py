@@ -1,0 +1,100 @@
+"""An image is pushed, its parts are listed, both are signed; and what is not signed is told from what is.
+
+The registry and the programs are real. Who signs is a key: a workflow has its identity on GitHub alone.
+"""
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.running import ROOT, free_port, wait_until
+from tools import programs
+from tools.ci import push, supply_chain
+from tools.ci.supply_chain import Signer, SupplyError
+
+pytestmark = pytest.mark.supply
+SERVICES = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
+ROOTS = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _keys_without_password() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COSIGN_PASSWORD", "")
+        yield
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a registry."""
+    program = programs.from_file(ROOT / "tests/support/registry.go", "cosign", print)
+    address = ("127.0.0.1", free_port())
+    log = tmp_path_factory.mktemp("registry") / "log"
+    with log.open("w") as out, subprocess.Popen([program, "{}:{}".format(*address)], stderr=out) as process:
+        try:
+            wait_until(lambda: _listens(address), "the registry")
+            yield "{}:{}".format(*address)
+        finally:
+            process.terminate()
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(address) == 0
+
+
+@pytest.fixture(scope="module")
+def image(registry: str, model: Path) -> str:
+    """The serving image as it was pushed, by its digest."""
+    return f"{registry}/iris@{push.push(model, f'{registry}/iris', tls=False)}"
+
+
+@pytest.fixture(scope="module")
+def parts(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The list of the image's parts."""
+    file = tmp_path_factory.mktemp("parts") / "folder" / "parts.cdx.json"
+    supply_chain.list_parts(image, file, print)
+    return file
+
+
+def _signer(folder: Path) -> Signer:
+    """Return one who has a key of his own, asks nobody for the public roots, and writes to no public log."""
+    cosign = programs.folder("cosign", print) / "cosign"
+    subprocess.run([cosign, "generate-key-pair"], cwd=folder, check=True, capture_output=True)
+    (folder / "services.json").write_text(json.dumps({"mediaType": SERVICES}))
+    (folder / "roots.json").write_text(json.dumps({"mediaType": ROOTS}))
+    roots = f"--trusted-root={folder}/roots.json"
+    signing = (f"--key={folder}/cosign.key", f"--signing-config={folder}/services.json", roots)
+    return Signer(signing, (f"--key={folder}/cosign.pub", "--insecure-ignore-tlog", "--offline", roots))
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
+    return _signer(tmp_path_factory.mktemp("key"))
+
+
+def test_the_parts_are_those_of_the_lock_and_of_the_base(parts: Path) -> None:
+    found = json.loads(parts.read_text())
+    assert found["bomFormat"] == "CycloneDX"
+    versions = {part["name"]: part.get("version") for part in found["components"]}
+    lock = (ROOT / "service/requirements.txt").read_text()
+    for name in ("fastapi", "numpy", "onnxruntime", "psycopg2-binary", "uvicorn"):
+        assert f"{name}=={versions[name]} " in lock
+    assert {"libc6", "openssl-provider-legacy", "zlib1g"} & versions.keys()
+
+
+def test_what_is_signed_is_taken_and_what_is_not_or_by_another_is_refused(
+    image: str, parts: Path, signer: Signer, tmp_path: Path
+) -> None:
+    with pytest.raises(SupplyError, match="cosign verify: "):
+        supply_chain.verify(image, signer, print)
+    supply_chain.sign(image, parts, signer, print)
+    supply_chain.verify(image, signer, print)
+    with pytest.raises(SupplyError, match="cosign verify: "):
+        supply_chain.verify(image, _signer(tmp_path), print)
+    with pytest.raises(SupplyError, match="cosign verify: "):
+        supply_chain.verify(f"{image[:-64]}{'0' * 64}", signer, print)

@@ -1,0 +1,62 @@
+"""What a person sees of a step: its name, its time, and on failure the reason and where to look."""
+
+from pathlib import Path
+
+import pytest
+
+from tools import progress
+from tools.progress import ClusterError, NotRunningError, step, wait_for
+
+
+def test_a_step_that_ends_prints_its_name_and_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with step("pods [all]"):
+        pass
+    assert capsys.readouterr().err.startswith("  ok  pods [all] (0.0 s)")
+
+
+def test_a_step_that_fails_prints_the_reason_and_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClusterError), step("Kubernetes", Path("/somewhere/kubeadm.log")):
+        raise ClusterError("kubeadm could not")
+    assert (
+        "  no  Kubernetes (0 s): kubeadm could not\n      log: /somewhere/kubeadm.log\n" in capsys.readouterr().err
+    )
+
+
+def test_an_interrupted_step_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), step("images"):
+        raise KeyboardInterrupt
+    assert "the same command goes on from here" in capsys.readouterr().err
+
+
+def test_a_long_step_says_where_nobody_watches_what_it_does_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with step("programs") as say:
+        say("package 1")
+        monkeypatch.setattr(progress, "QUIET", -1.0)
+        say("package 2")
+    assert "package 1" not in (shown := capsys.readouterr().err)
+    assert "  ..  programs (0 s): package 2" in shown
+
+
+def test_waiting_ends_when_nothing_is_missing() -> None:
+    answers = iter(["one", "two", None])
+    said: list[str] = []
+    wait_for(lambda: next(answers), 60, said.append)
+    assert said == ["one", "two"]
+
+
+def test_waiting_in_vain_says_for_what() -> None:
+    def fails() -> None:
+        raise ClusterError("nobody answers")
+
+    with pytest.raises(ClusterError, match="after 0 s: nobody answers"):
+        wait_for(fails, 0, print)
+
+
+def test_waiting_ends_at_once_when_the_cluster_is_gone() -> None:
+    def gone() -> None:
+        raise NotRunningError
+
+    with pytest.raises(NotRunningError, match="make up"):
+        wait_for(gone, 3600, print)

@@ -1,0 +1,45 @@
+"""`python -m tools`: what `make run` and `make image` do."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import typer
+
+from delivery import command_line
+from tools import image as images
+from tools import run as running
+from tools.child_process import StartError
+from tools.engine import ImageError
+from tools.packages import PackageError
+from tools.postgres import PostgresError
+
+STATE = Path(".local")
+app = typer.Typer(
+    help="Run the service on this machine, or build its image.",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def run() -> None:
+    """Serve on http://localhost:8000 with a PostgreSQL that keeps its data between runs."""
+    with suppress(KeyboardInterrupt):  # which is how it ends
+        running.run(STATE)
+
+
+@app.command()
+def image() -> None:
+    """Build the serving image of the model in model/."""
+    built = images.build(Path("model"))
+    print(f"{images.TAG} {built}\nnext: make test-image", flush=True)  # noqa: T201
+
+
+def main() -> int:
+    """Run a command; return its exit code."""
+    return command_line.run(app, "tools", PostgresError, StartError, ImageError, PackageError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

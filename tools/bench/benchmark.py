@@ -1,0 +1,235 @@
+"""`make bench`: the service against bare uvicorn in one run, the servers on one core, the load on another."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import psycopg2
+
+from tools.child_process import child, serving, wait_ready
+from tools.postgres import Postgres, temporary
+
+ROUNDS = 3  # each round measures everything once, so that a noisy moment does not hit one side alone
+SECONDS = 5  # of one measurement
+PORT = 8010
+URL = f"http://127.0.0.1:{PORT}"
+AWAY = "postgresql://nobody@127.0.0.1:1/nothing"  # a PostgreSQL that is away
+SCRIPT = Path(__file__).with_name("predict.lua")
+
+
+class BenchError(Exception):
+    """The benchmark cannot run here, or its result is wrong; the message says what to do."""
+
+
+class Load(NamedTuple):
+    """What one run of wrk measured."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+
+
+class Bench:
+    """Takes the measurements; everything it starts shares the core that this process is bound to."""
+
+    def __init__(self, state: Path, postgres: Postgres, wrk: Sequence[str]) -> None:
+        self._state = state
+        self._postgres = postgres
+        self._wrk = wrk
+        self.loads: dict[str, list[Load]] = defaultdict(list)
+        self.start_seconds: list[float] = []
+        self.memory_mib: list[float] = []
+
+    def round(self, forest: Path) -> None:
+        """Measure everything once."""
+        with child([sys.executable, "-m", "tools.bench.baseline", str(PORT)], os.environ) as process:
+            wait_ready(process, f"{URL}/")
+            self._load("bare", 32)
+            self._load("bare 128", 128)
+        with self._service(self._postgres.url, Path("model")):
+            self._load("shipping", 32)
+            self._load("shipping 128", 128)
+            half = self.loads["shipping"][-1].rate / 2
+            self._load("half", 32, 32 / half * 1000 - 1)  # a request itself takes about 1 ms
+        with self._service(AWAY, Path("model")):
+            self._load("away", 32)
+        with self._service(self._postgres.url, forest):
+            self._load("forest", 32)
+
+    @contextmanager
+    def _service(self, url: str, model: Path) -> Iterator[None]:
+        before = self._rows()
+        journal = self._state / "journal"
+        shutil.rmtree(journal, ignore_errors=True)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("IRIS_")}
+        environ = {
+            **kept,
+            "DATABASE_URL": url,
+            "IRIS_JOURNAL_DIR": str(journal),
+            "IRIS_MODEL_DIR": str(model),
+        }
+        begun = time.monotonic()
+        with serving(environ, "127.0.0.1", PORT) as process:
+            self.start_seconds.append(time.monotonic() - begun)
+            self._load("warm-up", 32)
+            yield
+            self.memory_mib.append(_resident_mib(process.pid))
+            if url != AWAY:
+                self._compare_rows(before)
+
+    def _load(self, kind: str, connections: int, pause_ms: float = 0) -> None:
+        """Run wrk; rows that still wait are shipped before it begins, so that no run pays for another."""
+        if kind not in ("bare", "bare 128", "away"):
+            _wait_shipped()
+        sizes = ["--threads=1", f"--connections={connections}", f"--duration={SECONDS}s", f"--script={SCRIPT}"]
+        path = "/" if kind.startswith("bare") else "/predict"
+        done = subprocess.run(
+            [*self._wrk, *sizes, f"{URL}{path}"],
+            env={**os.environ, "PAUSE_MS": str(round(pause_ms))},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS + 30,
+            check=True,
+        )
+        result = json.loads(done.stdout.splitlines()[-1])
+        if result["failed"]:
+            raise BenchError(f"{result['failed']} requests of {result['requests']} failed while measuring {kind}")
+        load = Load(result["requests"] / result["seconds"], result["p50_ms"], result["p99_ms"])
+        print(f"{kind:14} {load.rate:8.0f}/s  p50 {load.p50_ms:6.2f} ms  p99 {load.p99_ms:6.2f} ms", flush=True)  # noqa: T201
+        self.loads[kind].append(load)
+
+    def _compare_rows(self, before: float) -> None:
+        _wait_shipped()
+        answers, rows = (
+            _metric('iris_requests_total{endpoint="/predict",method="POST",status="200"}'),
+            self._rows(),
+        )
+        if rows - before != answers:
+            raise BenchError(f"{answers:.0f} predictions were answered, but {rows - before:.0f} are in the log")
+
+    def _rows(self) -> int:
+        connection = psycopg2.connect(self._postgres.url)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT to_regclass('predictions') IS NOT NULL")
+                if cursor.fetchone() == (False,):
+                    return 0
+                cursor.execute("SELECT count(*) FROM predictions")
+                ((count,),) = cursor.fetchall()
+                return int(count)
+        finally:
+            connection.close()
+
+
+def bench(state: Path) -> None:
+    """Measure and print the table. Raises BenchError: no wrk, one core, failed requests, rows unlike answers."""
+    server, client = _cores()
+    wrk = ["taskset", "--cpu-list", str(client), _wrk()]
+    state.mkdir(parents=True, exist_ok=True)
+    forest = _forest(state)
+    os.sched_setaffinity(0, {server})  # and so of everything that is started from here, PostgreSQL included
+    with temporary() as postgres:
+        bench = Bench(state, postgres, wrk)
+        for number in range(ROUNDS):
+            print(f"round {number + 1} of {ROUNDS}", flush=True)  # noqa: T201
+            bench.round(forest)
+    print("\n" + table(bench))  # noqa: T201
+
+
+def table(bench: Bench) -> str:
+    """Return the measurements as a Markdown table: medians over the rounds, ratios within each."""
+
+    def rate(kind: str) -> float:
+        return median(load.rate for load in bench.loads[kind])
+
+    def ratio(kind: str, against: str = "bare") -> str:
+        pairs = zip(bench.loads[kind], bench.loads[against], strict=True)
+        return f"{median(mine.rate / yours.rate for mine, yours in pairs):.2f}"
+
+    def times(kind: str) -> str:
+        loads = bench.loads[kind]
+        return f"{median(x.p50_ms for x in loads):.1f} / {median(x.p99_ms for x in loads):.1f} ms"
+
+    rows = [
+        ("bare uvicorn answering a POST, 32 connections", f"{rate('bare'):,.0f}/s", "1"),
+        ("POST /predict, shipping to PostgreSQL, 32 connections", f"{rate('shipping'):,.0f}/s", ratio("shipping")),
+        (
+            "the same at 128 connections",
+            f"{rate('shipping 128'):,.0f}/s",
+            f"{ratio('shipping 128')}; {ratio('shipping 128', 'bare 128')} of what that does at 128",
+        ),
+        ("the same with PostgreSQL away", f"{rate('away'):,.0f}/s", ratio("away")),
+        ("the same with a random forest of 100 trees", f"{rate('forest'):,.0f}/s", ratio("forest")),
+        ("p50 / p99 at full rate, 32 connections", times("shipping"), ""),
+        (f"p50 / p99 at half of it ({rate('half'):,.0f}/s)", times("half"), ""),
+        ("start to ready", f"{median(bench.start_seconds):.2f} s", ""),
+        ("resident memory after the load", f"{median(bench.memory_mib):.0f} MiB", ""),
+    ]
+    lines = [
+        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}, `make bench`: medians of {ROUNDS} rounds of {SECONDS} s; "
+        "server and PostgreSQL share one core, wrk has another. Rows in the log equal answers.",
+        "",
+        "| what | measured | against bare uvicorn |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _cores() -> tuple[int, int]:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise BenchError("the benchmark needs two cores: one for the servers, one for the load")
+    return cores[0], cores[-1]
+
+
+def _wrk() -> str:
+    if (found := shutil.which("wrk")) is None:
+        raise BenchError("wrk is not installed; `apt-get install wrk` installs it")
+    return found
+
+
+def _forest(state: Path) -> Path:
+    folder = state / "forest"
+    if not (folder / "model.json").exists():
+        subprocess.run(
+            [sys.executable, "-m", "pipeline", "--algorithm", "random_forest", "--out", str(folder)],
+            env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{state.resolve()}/mlflow.db"},
+            check=True,
+        )
+    return folder
+
+
+def _metric(name: str) -> float:
+    with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as answer:  # noqa: S310 - this machine
+        found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def _wait_shipped() -> None:
+    while _metric("iris_journal_depth"):
+        time.sleep(0.1)
+
+
+def _resident_mib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _machine() -> str:
+    info = Path("/proc/cpuinfo").read_text()
+    found = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
+    return f"{found[1] if found else 'unknown processor'}, {os.cpu_count()} cores"

@@ -1,0 +1,26 @@
+"""The serving image on its way: built as in the drill, and pushed under a name of which only the digest counts."""
+
+import tempfile
+from pathlib import Path
+
+from tools import image
+from tools.engine import ImageError, buildah
+from tools.image import origin
+
+
+def push(model: Path, repository: str, *, tls: bool = True) -> str:
+    """Build the serving image of a model folder, push it, and return the digest that the registry has it by.
+
+    Raises ImageError, PackageError.
+    """
+    engine = buildah()
+    tag = f"{repository}:{origin()['REVISION'][:12]}"
+    image.build(model, tag, engine=engine)
+    with tempfile.TemporaryDirectory(prefix="iris-push-") as folder:
+        file = Path(folder) / "digest"
+        done = engine.run(
+            "push", f"--tls-verify={str(tls).lower()}", f"--digestfile={file}", tag, f"docker://{tag}"
+        )
+        if done.returncode:
+            raise ImageError(f"{tag} could not be pushed: {done.stderr.strip()[-300:]}")
+        return file.read_text().strip()

@@ -1,0 +1,54 @@
+#!/bin/bash
+# The cluster's first process: in namespaces of its own it runs the registry, containerd, the kubelet and the doors to
+# the outside. When it dies, all of it is gone. node.py calls it with the state's folder, and with these variables:
+# NODE, its address; PRIVATE, folders to mount over; CGROUP; DOORS, the numbers of listeners that it inherits.
+set -u
+cd "$1" || exit 1
+for folder in $PRIVATE; do
+  mount --bind "root$folder" "$folder"
+done
+mount --make-rshared /var/lib/kubelet
+# The kubelet would set these for the whole host: here it finds files that say what it wants.
+while read -r name value; do
+  mkdir -p "root/proc/${name%/*}"
+  echo "$value" > "root/proc/$name"
+  mount --bind "root/proc/$name" "/proc/sys/$name"
+done < config/kernel-settings
+resolver=$(readlink -f /etc/resolv.conf)
+mount -t tmpfs tmpfs /run
+mkdir -p /run/netns /run/lock
+case $resolver in
+  /run/*) mkdir -p "${resolver%/*}" && cp config/resolv.conf "$resolver" ;;
+  *) mount --bind config/resolv.conf /etc/resolv.conf ;;
+esac
+
+# One tree of control groups in version 2, one for each controller in version 1.
+trees=(/sys/fs/cgroup/*)
+[ -e /sys/fs/cgroup/cgroup.procs ] && trees=(/sys/fs/cgroup)
+for tree in "${trees[@]}"; do
+  [ -e "$tree/cgroup.procs" ] && mkdir -p "$tree/$CGROUP"
+done
+
+# There need not be a dummy device; a bridge carries the node's address as well.
+ip link set lo up
+ip link add node0 type bridge
+ip addr add "$NODE/24" dev node0
+ip link set node0 up
+ip route add default via "$NODE" dev node0
+sysctl -qw net.ipv4.ip_forward=1
+
+haproxy -db -f config/haproxy.cfg > log/doors.log 2>&1 &
+for door in $DOORS; do
+  eval "exec $door>&-" # they are nobody else's
+done
+docker-registry serve config/registry.yml > log/registry.log 2>&1 &
+containerd --config config/containerd.toml > log/containerd.log 2>&1 &
+
+# Started before kubeadm has written these, the kubelet would end.
+while [ ! -f /var/lib/kubelet/kubeadm-flags.env ] || [ ! -f /etc/kubernetes/kubelet.conf ]; do sleep 0.2; done
+# shellcheck source=/dev/null
+. /var/lib/kubelet/kubeadm-flags.env
+# shellcheck disable=SC2086  # several arguments
+kubelet --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf \
+  --config=/var/lib/kubelet/config.yaml $KUBELET_KUBEADM_ARGS > log/kubelet.log 2>&1 &
+wait

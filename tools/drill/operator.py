@@ -1,0 +1,134 @@
+"""A person's part in the loop: a clone, the commands of `delivery`, a push; everything else happens by itself."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from delivery import changes
+from delivery.release import Release
+from delivery.repository import Repository
+from tools.checkout import ROOT
+from tools.cluster import git_server, node
+from tools.drill.release_images import Shipped
+from tools.progress import ClusterError
+
+PERSON = {
+    f"GIT_{role}_{field}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for field, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))
+}
+
+
+class RefusedError(Exception):
+    """`delivery` has refused; the message says why."""
+
+
+class Edit(NamedTuple):
+    """What a file of the repository is to say instead."""
+
+    path: str
+    old: str
+    new: str
+
+
+class Loop:
+    """A clone of the cluster's repository, in which a person works."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "clone"
+        self._git(ROOT, "clone", "--quiet", str(git_server.repository()), str(self.folder))
+        self.repository = Repository(self.folder)
+
+    def release(self, shipped: Shipped, *options: str) -> str:
+        """Release to dev; return the commit. Raises RefusedError."""
+        self.pull()
+        self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
+        return self.push()
+
+    def promote(self, *options: str) -> str:
+        """Promote what runs in dev to prod; return the commit. Raises RefusedError."""
+        self.pull()
+        self.delivery("promote", *options)
+        return self.push()
+
+    def ship(self, shipped: Shipped, *options: str) -> str:
+        """Release to dev and promote to prod, in one push; return the commit. Raises RefusedError."""
+        self.pull()
+        self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
+        self.delivery("promote", *options)
+        return self.push()
+
+    def revert(self, *options: str) -> str:
+        """Take back what runs in prod; return the commit. Raises RefusedError."""
+        self.pull()
+        self.delivery("revert", "prod", *options)
+        return self.push()
+
+    def delivery(self, *arguments: str) -> str:
+        """Run a command of `delivery` in the clone, where it can ask the cluster. Raises RefusedError."""
+        inner = [sys.executable, "-P", "-m", "delivery", *arguments]
+        command = node.inside(["env", f"--chdir={self.folder}", *inner], "--net", "--mount")
+        environ = {**node.environment(), **PERSON, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RefusedError(done.stderr.strip() or done.stdout.strip())
+        return done.stdout
+
+    @contextmanager
+    def changed(self, message: str, *edits: Edit) -> Iterator[str]:
+        """Have a commit of edits as long as the block lasts, then its revert; give the commit."""
+        self.pull()
+        for path, old, new in edits:
+            file = self.folder / path
+            text = file.read_text()
+            if old not in text:
+                raise ClusterError(f"{path} does not say {old!r}: the drill has to follow it")
+            file.write_text(text.replace(old, new))
+        self._git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)")
+        commit = self.push()
+        try:
+            yield commit
+        finally:
+            self.pull()
+            self._git(self.folder, "revert", "--no-edit", commit)
+            self.push()
+
+    def pull(self) -> None:
+        """Take what was pushed meanwhile, and drop what could not be."""
+        self._git(self.folder, "fetch", "--quiet")
+        self._git(self.folder, "reset", "--quiet", "--hard", "origin/main")
+
+    def push(self) -> str:
+        """Push, after whatever was pushed meanwhile; return the commit."""
+        self._git(self.folder, "fetch", "--quiet")
+        try:
+            self._git(self.folder, "rebase", "--quiet", "origin/main")
+        except ClusterError:
+            self._git(self.folder, "rebase", "--abort")
+            raise
+        self._git(self.folder, "push", "--quiet", "origin", "HEAD:main")
+        return self.repository.head()
+
+    def is_first(self) -> bool:
+        """Whether nothing was ever released in prod."""
+        return changes.current(self.repository, "prod") is None
+
+    def runs(self, environment: str) -> Release:
+        """Return what git says runs. Raises ClusterError when nothing does."""
+        self.pull()
+        found = changes.current(self.repository, environment)
+        if found is None:
+            raise ClusterError(f"nothing is released in {environment}")
+        return found
+
+    def _git(self, where: Path, *arguments: str) -> str:
+        environ = {**os.environ, **PERSON}
+        command = ["git", "-C", str(where), *arguments]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"git {arguments[0]}: {done.stderr.strip()}")
+        return done.stdout.strip()

@@ -1,0 +1,160 @@
+"""The serving image: built by docker where an engine answers, else by buildah, which needs none."""
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tools.base_image import base_image
+from tools.checkout import ROOT
+from tools.engine import Engine, ImageError, find_engine
+
+TAG = "iris-classifier:local"
+BASE = "python:3.13-slim"
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout", "retries")
+
+
+def build(
+    model: Path,
+    tag: str = TAG,
+    *,
+    engine: Engine | None = None,
+    base: str | None = None,
+    fresh: bool = False,
+    quiet: bool = False,
+) -> str:
+    """Build the serving image of a model folder from this checkout; return the image's id.
+
+    Without `engine` or `base`, what `find_engine` and `find_base` say; `fresh` uses no cached layer, `quiet` shows
+    nothing of the building.
+    Raises ImageError, PackageError.
+    """
+    try:
+        (model / "model.onnx").stat()
+        facts = json.loads((model / "model.json").read_bytes())
+        arguments = {"MODEL_VERSION": facts["version"], "MODEL_SHA256": facts["sha256"], **origin()}
+    except (OSError, ValueError, KeyError) as error:
+        raise ImageError(f"{model} is no model folder ({error}); `python -m pipeline` writes one") from error
+    engine = engine or find_engine()
+    arguments["BASE"] = base or find_base(engine)
+    options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    options += [f"--build-arg={name}" for name in PROXIES if name in os.environ]
+    if fresh:
+        options.append("--no-cache")
+    if quiet:
+        options.append("--quiet")
+    with _context(model) as context, pip_secrets(os.environ) as secrets:
+        return engine.build(context, tag, *options, *secrets)
+
+
+def find_base(engine: Engine) -> str:
+    """Return the name of the base image, or, where it cannot be pulled, of a stand-in, and say so.
+
+    Both stay in the engine's store: neither is pulled or made a second time. Raises ImageError, PackageError.
+    """
+    if engine.has(BASE):
+        return BASE
+    reason = engine.pull(BASE)
+    if reason is None:
+        return BASE
+    print(  # noqa: T201
+        f"{BASE} cannot be pulled: {reason}\n"
+        "a base of Debian packages stands in for it, with Python of the same version",
+        file=sys.stderr,
+        flush=True,
+    )
+    return base_image(
+        engine,
+        f"stand-in/{BASE}",
+        ("ca-certificates", "python3", "python3-pip"),
+        '--customize-hook=ln -s /usr/bin/python3 "$1/usr/local/bin/python"',
+    )
+
+
+@contextmanager
+def _context(model: Path) -> Iterator[Path]:
+    """Yield a folder with what the Dockerfile copies, for whichever model."""
+    with tempfile.TemporaryDirectory(prefix="iris-context-") as folder:
+        context = Path(folder)
+        shutil.copytree(ROOT / "service", context / "service", ignore=shutil.ignore_patterns("__pycache__"))
+        (context / "model").mkdir()
+        for name in ("model.json", "model.onnx"):
+            shutil.copy2(model / name, context / "model")
+        for name in ("Dockerfile", ".dockerignore"):
+            shutil.copy2(ROOT / name, context)
+        yield context
+
+
+def pip_configuration(environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return this machine's index and proxy as a pip.conf for a build, and the certificates that it refers to.
+
+    The text is empty, and the file None, where pip is used as it comes.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    home = Path.home()
+    parser.read(
+        ("/etc/pip.conf", home / ".pip/pip.conf", home / ".config/pip/pip.conf", Path(sys.prefix) / "pip.conf"),
+    )
+    if named := environ.get("PIP_CONFIG_FILE"):
+        parser.read(named)
+    pip = {
+        key: value
+        for section in ("global", "install")
+        if section in parser
+        for key, value in parser[section].items()
+    }
+    pip |= {
+        name.removeprefix("PIP_").lower().replace("_", "-"): value
+        for name, value in environ.items()
+        if name.startswith("PIP_")
+    }
+    candidates = (pip.get("cert"), environ.get("REQUESTS_CA_BUNDLE"), environ.get("SSL_CERT_FILE"))
+    certificates = next((file for file in candidates if file and Path(file).is_file()), None)
+    lines = [f"{key} = {' '.join(pip[key].split())}" for key in PIP_OPTIONS if key in pip]
+    if certificates:
+        lines.append("cert = /run/secrets/certificates")
+    return "\n".join(["[global]", *lines, ""]) if lines else "", certificates
+
+
+@contextmanager
+def pip_secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
+    """Yield the options that give pip in the build this machine's index, proxy and certificates, as secrets."""
+    text, certificates = pip_configuration(environ)
+    with tempfile.TemporaryDirectory(prefix="iris-pip-") as folder:
+        options = []
+        if certificates:
+            options.append(f"--secret=id=certificates,src={certificates}")
+        if text:
+            file = Path(folder) / "pip.conf"
+            file.write_text(text)
+            options.append(f"--secret=id=pip.conf,src={file}")
+        yield options
+
+
+def origin() -> dict[str, str]:
+    """Return where the image comes from: version, commit, and the repository's address without credentials."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    revision = _git("rev-parse", "HEAD")
+    if revision and _git("status", "--porcelain", "--", "service", "Dockerfile", ".dockerignore"):
+        revision += "-dirty"
+    source = re.sub(r"//[^/@]*@", "//", _git("remote", "get-url", "origin"))
+    if not re.match(r"https?://|ssh://|git@", source):
+        source = ""  # a folder of this machine tells nobody anything
+    return {"VERSION": project["version"], "REVISION": revision or "unknown", "SOURCE": source}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,42 @@
+"""`make run`: a PostgreSQL that keeps its data, and the service on it, until Ctrl-C."""
+
+import os
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+from tools.child_process import StartError, serving
+from tools.postgres import Postgres
+
+HOW_TO_GO_ON = """
+The service answers at {url} (Ctrl-C ends it and all it started).
+The log is in {where}
+
+Next:
+  curl {url}/predict -H 'Content-Type: application/json' -d '{{"features":[5.1,3.5,1.4,0.2]}}'
+  curl {url}/logs
+"""
+
+
+def run(state: Path) -> None:
+    """Serve until SIGINT or SIGTERM, then end what was started. Raises PostgresError, StartError."""
+    environ = dict(os.environ)
+    environ.setdefault("IRIS_JOURNAL_DIR", str(state / "journal"))
+    host, port = environ.get("IRIS_HOST", "127.0.0.1"), _port(environ.get("IRIS_PORT", "8000"))
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in its background with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    with ExitStack() as stack:
+        where = "the database of DATABASE_URL"
+        if "DATABASE_URL" not in environ:
+            postgres = stack.enter_context(Postgres(state / "postgres"))
+            environ["DATABASE_URL"] = postgres.url
+            where = f'PostgreSQL: psql "{postgres.url}"'
+        process = stack.enter_context(serving(environ, host, port))
+        print(HOW_TO_GO_ON.format(url=f"http://localhost:{port}", where=where), flush=True)  # noqa: T201
+        raise StartError(f"the service ended with exit code {process.wait()}; its last line above says why")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise StartError(f"IRIS_PORT is {text!r}, which is no port; IRIS_PORT=8001 sets another port")
+    return int(text)
