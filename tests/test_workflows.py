@@ -17,7 +17,7 @@ from tools.ci.__main__ import app
 Kind = dict[str, Any]
 FOLDER = ROOT / ".github/workflows"
 NAMES = ("ci", "drill", "promote", "release", "revert")
-MODULES = ("delivery", "delivery.landing", "workflows")
+MODULES = ("delivery", "delivery.landing", "tools.ci")
 # Single programs that everybody knows, and what of each is used.
 KNOWN = ("apt-get update", "apt-get install", "docker login", "gh auth", "gh release", "gh run", "git config")
 WRITES = {  # whatever else is written here needs a reason that somebody reads
@@ -66,7 +66,7 @@ def test_a_step_is_one_command_that_there_is(run: str) -> None:
         case [".venv/bin/python", "-m", module, subcommand, *_]:
             assert module in MODULES
             assert find_spec(module)
-            if module == "workflows":
+            if module == "tools.ci":
                 assert subcommand in {
                     command.callback.__name__ for command in app.registered_commands if command.callback
                 }
@@ -171,7 +171,7 @@ def test_what_is_attested_is_the_image_that_is_released_by_the_workflow_that_is_
         step for _, _, step in STEPS if step.get("uses", "").startswith("actions/attest-build-provenance@")
     ]
     assert attest["with"]["subject-name"] == IMAGE
-    [release] = [name for name, workflow in WORKFLOWS.items() if "workflows sign" in str(workflow)]
+    [release] = [name for name, workflow in WORKFLOWS.items() if "tools.ci sign" in str(workflow)]
     job = yaml.safe_load((ROOT / "manifests/iris/signature.yaml").read_text())
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert supply_chain.keyless() == supply_chain.Signer((), tuple(container["args"][1:3]))

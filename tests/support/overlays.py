@@ -38,8 +38,7 @@ BUILT = {
 
 def render(copy: Path) -> dict[str, str]:
     """Return the objects of each overlay as YAML, built from a copy that is made in that folder."""
-    here = ("argocd", "dev", "monitoring", "prod", "signer")
-    for folder in ("manifests", "overlays", "monitoring", *(f"cluster/{name}" for name in here)):
+    for folder in ("manifests", "overlays", "monitoring"):
         shutil.copytree(ROOT / folder, copy / folder)
     for environment in ("dev", "prod"):
         for name, text in RELEASE.files().items():
