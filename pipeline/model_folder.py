@@ -62,20 +62,13 @@ class Facts(TypedDict):
     reference: NotRequired[Reference]  # older versions have none
 
 
-class Document(TypedDict):
-    """model.json: the facts, with the place that they have in the registry."""
+class Document(Facts):
+    """model.json: the facts, the model's place in the registry, and how near its answers have to come."""
 
     name: str
     version: str
     run_id: str
-    algorithm: str
-    sha256: str
-    features: list[Bounds]
-    classes: list[str]
-    metrics: dict[str, float]
-    libraries: dict[str, str]
-    golden: list[Golden]
-    reference: NotRequired[Reference]  # older versions have none
+    golden_tolerance: float  # on a golden probability
 
 
 def facts(evaluation: Evaluation, data: Data, onnx: bytes) -> Facts:

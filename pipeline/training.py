@@ -79,6 +79,12 @@ def _tags(winner: Evaluation, loaded: Data, seed: int, sha256: str) -> dict[str,
 def _export(number: str, out: Path, terminal: Terminal) -> None:
     stored = registry.fetch(number)
     model_folder.verify(stored.onnx, stored.sha256, stored.facts)
-    document = Document(name=MODEL_NAME, version=stored.version, run_id=stored.run_id, **stored.facts)
+    document = Document(
+        **stored.facts,
+        name=MODEL_NAME,
+        version=stored.version,
+        run_id=stored.run_id,
+        golden_tolerance=onnx_export.TOLERANCE,
+    )
     model_folder.write(out, stored.onnx, document)
     terminal.say("exported", f"version {number} to {out}")

@@ -1,6 +1,7 @@
 """model.json: what the registry knows of the model beside it."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -47,6 +48,8 @@ class Facts(msgspec.Struct, frozen=True):
     features: list[Feature]
     classes: list[str]
     golden: list[Golden]
+    golden_tolerance: Annotated[float, msgspec.Meta(gt=0)]
+    """How far a probability may be from the golden one: float32 arithmetic is not scikit-learn's float64."""
     reference: Reference | None = None
     """None in a folder that was written before there was one."""
 

@@ -12,8 +12,6 @@ import onnxruntime
 
 from service.facts import ModelError, read_bytes, read_facts
 
-GOLDEN_TOLERANCE = 1e-5  # what float32 arithmetic may differ from scikit-learn's float64; the folder's contract
-
 
 class Model:
     """A verified model; it answers rows in the order of `facts.features`, in any thread."""
@@ -53,7 +51,7 @@ class Model:
                 f"{folder / 'model.onnx'} does not answer its golden vectors: {_say(error)}"
             ) from error
         for number, (row, label, probability) in enumerate(zip(golden, labels, probabilities, strict=True)):
-            if label != row.prediction or not abs(probability - row.probability) <= GOLDEN_TOLERANCE:
+            if label != row.prediction or not abs(probability - row.probability) <= self.facts.golden_tolerance:
                 raise ModelError(
                     f"golden vector {number} of {folder / 'model.json'} is not reproduced: expected class "
                     f"{row.prediction} with probability {row.probability:.6f}, got {label} with "

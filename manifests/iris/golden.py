@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-TOLERANCE = 1e-5
 PATIENCE = 30.0  # seconds for the Service to lead to the canary
 
 
@@ -59,7 +58,9 @@ def problems(connection, info, facts):
     features = [row["features"] for row in recorded]
     answers = ask(connection, "/predict/batch", {"features": features})["predictions"]
     for row, answer in zip(recorded, answers, strict=True):
-        far = not abs(answer["probability"] - row["probability"]) <= TOLERANCE  # so that NaN is far, too
+        far = (
+            not abs(answer["probability"] - row["probability"]) <= facts["golden_tolerance"]
+        )  # so that NaN is far, too
         if far or answer["prediction"] != row["prediction"]:
             yield (
                 f"{row['features']}: recorded is class {row['prediction']} with {row['probability']:.5f}, "
@@ -69,6 +70,10 @@ def problems(connection, info, facts):
 
 if __name__ == "__main__":
     facts = json.loads(Path(sys.argv[2]).read_text())
+    if "golden_tolerance" not in facts:
+        sys.exit(
+            "git's model.json has no golden_tolerance; export the model anew with `python -m pipeline export`"
+        )
     try:
         found = list(problems(*find(sys.argv[1], sys.argv[3]), facts))
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -47,6 +47,15 @@ def test_another_model_than_git_says_is_stopped(
     assert f"{field}: git says other, the canary {facts[field]}" in done.stdout
 
 
+def test_a_model_json_without_a_tolerance_is_stopped(
+    shared_service: RunningService, facts: dict[str, Any], tmp_path: Path
+) -> None:
+    facts.pop("golden_tolerance")
+    done = _gate(shared_service.url, facts, tmp_path)
+    assert done.returncode == 1
+    assert "git's model.json has no golden_tolerance" in done.stderr
+
+
 def test_one_wrong_class_is_stopped(shared_service: RunningService, facts: dict[str, Any], tmp_path: Path) -> None:
     facts["golden"][3]["prediction"] = (facts["golden"][3]["prediction"] + 1) % 3
     done = _gate(shared_service.url, facts, tmp_path)

@@ -145,7 +145,8 @@ def test_a_version_of_before_there_was_a_reference_is_exported_as_it_is(
 ) -> None:
     del facts["reference"]
     model_folder.verify(onnx, facts["sha256"], facts)
-    model_folder.write(tmp_path / "model", onnx, Document(name="iris", version="1", run_id="ab", **facts))
+    document = Document(name="iris", version="1", run_id="ab", golden_tolerance=TOLERANCE, **facts)
+    model_folder.write(tmp_path / "model", onnx, document)
     assert "reference" not in json.loads((tmp_path / "model/model.json").read_text())
 
 
@@ -203,4 +204,5 @@ def a_document() -> Document:
         metrics={},
         libraries={},
         golden=[],
+        golden_tolerance=TOLERANCE,
     )

@@ -118,6 +118,17 @@ def test_an_empty_list_is_refused(model: Path, key: str) -> None:
     assert "at least one" in _refusal_of(model, lambda document: document.update({key: []}))
 
 
+def test_a_missing_golden_tolerance_is_refused_by_name(model: Path) -> None:
+    assert "`golden_tolerance`" in _refusal_of(model, lambda document: document.pop("golden_tolerance"))
+
+
+@pytest.mark.parametrize("value", [0, -1e-5, None, "1e-5", True, []], ids=str)
+def test_a_golden_tolerance_that_is_not_a_positive_number_is_refused(model: Path, value: object) -> None:
+    assert "$.golden_tolerance" in _refusal_of(
+        model, lambda document: document.update({"golden_tolerance": value})
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"null", b"[]", b'{"name": NaN}'])
 def test_a_description_that_is_none_is_refused(model: Path, content: bytes) -> None:
     with _copy(model) as folder:

@@ -13,7 +13,7 @@ from service.shift import ALPHA, Sample, Shift, compare, counts, values
 SAMPLES = 200
 LEARNED, WINDOW = 120, 1000  # rows of the reference, rows of traffic
 NAMES = ["sepal_length_cm", "sepal_width_cm", "petal_length_cm", "petal_width_cm"]
-FACTS = Facts("iris", "1", "", "", "", [Feature(name, 0, 12) for name in NAMES], ["a", "b", "c"], [])
+FACTS = Facts("iris", "1", "", "", "", [Feature(name, 0, 12) for name in NAMES], ["a", "b", "c"], [], 1e-5)
 MIX = (0.32, 0.34, 0.34)
 MEANS = np.array(
     [[5.0, 3.4, 1.5, 0.2], [5.9, 2.8, 4.3, 1.3], [6.6, 3.0, 5.6, 2.0]]
