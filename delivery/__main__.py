@@ -13,11 +13,11 @@ from delivery.changes import Change
 from delivery.event import LARGEST, read
 from delivery.explanation import aborted, unapplied
 from delivery.history import history as told
-from delivery.kubernetes import AwayError
+from delivery.kubernetes import ClusterUnavailable
 from delivery.release import ReleaseError, read_model
 from delivery.repository import Repository
 from delivery.status import lines
-from delivery.watching import watch as watched
+from delivery.watch import watch_release
 
 app = typer.Typer(
     help="Ship a model by commit, and take it back.", pretty_exceptions_enable=False, no_args_is_help=True
@@ -86,7 +86,7 @@ def revert(
             raise typer.Exit(3)
         elif not event and (refused := unapplied(environment)):
             told_by_cluster = refused.text
-    except AwayError as error:
+    except ClusterUnavailable as error:
         if event and not unconfirmed:
             raise
         told_by_cluster = f"Taken back. The cluster could not be asked why: {error}" if event else ""
@@ -102,7 +102,7 @@ def why(environment: Environment) -> None:
     rejection = next((stay for stay in told(repository, environment) if stay.rejected), None)
     try:
         abort, refused = aborted(repository, environment), unapplied(environment)
-    except AwayError as error:
+    except ClusterUnavailable as error:
         if not rejection:
             raise
         typer.echo(f"the cluster cannot be asked ({error}); this is the last that git tells of", err=True)
@@ -139,7 +139,7 @@ def watch(
     repository = Repository(Path())
     digest = digest or changes.running(repository, environment).digest
     try:
-        promoted = watched(repository, environment, digest, minutes * 60, typer.echo)
+        promoted = watch_release(repository, environment, digest, minutes * 60, typer.echo)
     except TimeoutError as error:
         raise ReleaseError(str(error)) from error
     typer.echo(f"next: python -m delivery {'status' if promoted else 'why'} {environment}")
@@ -182,7 +182,7 @@ def main() -> int:
     """Run a command; return its exit code."""
     try:
         return command_line.run(app, "delivery", ReleaseError)
-    except AwayError as error:
+    except ClusterUnavailable as error:
         typer.echo(f"delivery: the cluster cannot be asked: {error}; is kubectl set up for it?", err=True)
         return 4
 

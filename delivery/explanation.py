@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from delivery import kubernetes
+from delivery import rollout as rollouts
 from delivery.changes import releases
-from delivery.kubernetes import Kind
+from delivery.kubernetes import KubernetesObject
 from delivery.repository import Repository
 
 MEASURED = {
@@ -33,11 +34,11 @@ class Abort(NamedTuple):
 
 
 def aborted(repository: Repository, environment: str) -> Abort | None:
-    """Return what was taken back in an environment and why, None when nothing is. Raises AwayError."""
+    """Return what was taken back in an environment and why, None when nothing is. Raises ClusterUnavailable."""
     rollout = kubernetes.rollout(environment)
-    if rollout is None or not rollout.get("status", {}).get("abort"):
+    if rollout is None or not rollouts.is_aborted(rollout):
         return None
-    digest = digest_of(rollout)
+    digest = rollouts.digest(rollout)
     stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
     try:
         text = "\n".join(_tell(repository, environment, rollout, digest))
@@ -54,7 +55,7 @@ class Unapplied(NamedTuple):
 
 
 def unapplied(environment: str) -> Unapplied | None:
-    """Return what Argo CD could not make of what git says, None when it could. Raises AwayError."""
+    """Return what Argo CD could not make of what git says, None when it could. Raises ClusterUnavailable."""
     status = (kubernetes.application(environment) or {}).get("status", {})
     operation = status.get("operationState", {})
     if operation.get("phase") not in BAD or status.get("sync", {}).get("status") == "Synced":
@@ -75,36 +76,12 @@ def unapplied(environment: str) -> Unapplied | None:
     return Unapplied(commit, "\n".join(lines))
 
 
-def digest_of(rollout: Kind) -> str:
-    """Return the digest of the image that a Rollout asks for, empty when it names none."""
-    image: str = rollout["spec"]["template"]["spec"]["containers"][0]["image"]
-    return image.partition("@")[2]
-
-
-def share(rollout: Kind) -> int:
-    """Return the percentage of the users that the newest version has."""
-    status = rollout.get("status", {})
-    if not status.get("currentPodHash"):  # refused, or not looked at yet
-        return 0
-    if "blueGreen" in rollout["spec"]["strategy"]:  # all have it before it is the stable one
-        return 100 if status.get("blueGreen", {}).get("activeSelector") == status.get("currentPodHash") else 0
-    if status.get("currentPodHash") == status.get("stableRS"):
-        return 100
-    return 0 if status.get("abort") else _weight_at(rollout, status.get("currentStepIndex", 0))
-
-
-def _weight_at(rollout: Kind, step: int) -> int:
-    """Return the percentage of the users that a new version has when that step is reached."""
-    steps = rollout["spec"]["strategy"].get("canary", {}).get("steps", [])
-    return next((one["setWeight"] for one in reversed(steps[:step]) if "setWeight" in one), 0)
-
-
-def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) -> Iterator[str]:
+def _tell(repository: Repository, environment: str, rollout: KubernetesObject, digest: str) -> Iterator[str]:
     status = rollout["status"]
     version, stable, when = status["currentPodHash"], status["stableRS"], _time(status["abortedAt"])
     brought = [(it, by) for by, it in releases(repository, environment) if it and it.digest == digest]
     shipped, by = brought[0] if brought else (None, None)
-    runs = kubernetes.runs(environment, version)
+    runs = kubernetes.analysis_runs(environment, version)
     if by and len(brought) > 1:  # what was measured when it was released before is of no interest
         runs = [run for run in runs if _created(run) >= by.time]
     failed = next((run for run in reversed(runs) if _phase(run) in BAD), None)
@@ -136,15 +113,15 @@ def _tell(repository: Repository, environment: str, rollout: Kind, digest: str) 
     yield "When it is mended, release the new image. This one is refused from now on, unless with --override."
 
 
-def _who_had_it(rollout: Kind, run: Kind) -> str:
-    if "blueGreen" in rollout["spec"]["strategy"]:
+def _who_had_it(rollout: KubernetesObject, run: KubernetesObject) -> str:
+    if rollouts.is_blue_green(rollout):
         before = run["metadata"]["labels"].get("rollout-type") == "PrePromotion"
         return "before any user was sent to it" if before else "with all users"
-    weight = _weight_at(rollout, _step(run))
+    weight = rollouts.weight_at(rollout, _step(run))
     return f"with {weight} % of the users" if weight else "before any user was sent to it"
 
 
-def _measured(environment: str, run: Kind, who: str, version: str, stable: str) -> Iterator[str]:
+def _measured(environment: str, run: KubernetesObject, who: str, version: str, stable: str) -> Iterator[str]:
     """Yield what a gate measured, the worst first."""
     yield f"Measured {who}, against its limits:"
     conditions = {metric["name"]: metric.get("failureCondition", "") for metric in run["spec"]["metrics"]}
@@ -170,11 +147,11 @@ def _measured(environment: str, run: Kind, who: str, version: str, stable: str) 
         yield f"  {sign}  {MEASURED.get(name, name)}: {_value(name, last)}{bound}{meanwhile}"
 
 
-def _failed_metrics(run: Kind) -> set[str]:
+def _failed_metrics(run: KubernetesObject) -> set[str]:
     return {result["name"] for result in run["status"].get("metricResults", []) if result["phase"] in BAD}
 
 
-def _value(name: str, measurement: Kind) -> str:
+def _value(name: str, measurement: KubernetesObject) -> str:
     value = re.fullmatch(r"\[([0-9.e+-]+)\]", measurement.get("value", ""))
     return (
         _shown(name, float(value[1])) if value else f"no number ({measurement.get('message', 'no data')[:WIDEST]})"
@@ -185,7 +162,7 @@ def _shown(name: str, value: float) -> str:
     return f"{value:.3g} s" if name.endswith("p95") else f"{100 * value:.3g} %"
 
 
-def _late(environment: str, rollout: Kind, runs: list[Kind]) -> Iterator[str]:
+def _late(environment: str, rollout: KubernetesObject, runs: list[KubernetesObject]) -> Iterator[str]:
     """Yield what was not there in time: ready pods or, as with blue-green it counts too, a gate's verdict."""
     seconds = rollout["spec"]["progressDeadlineSeconds"]
     waiting = dict.fromkeys(_waiting(kubernetes.pods(environment, rollout["status"]["currentPodHash"])))
@@ -198,7 +175,7 @@ def _late(environment: str, rollout: Kind, runs: list[Kind]) -> Iterator[str]:
     yield f"  {events} --field-selector=involvedObject.kind=Pod"
 
 
-def _waiting(pods: list[Kind]) -> Iterator[str]:
+def _waiting(pods: list[KubernetesObject]) -> Iterator[str]:
     """Yield what keeps pods from being ready, as Kubernetes puts it."""
     for pod in pods:
         for condition in pod["status"].get("conditions", []):
@@ -218,9 +195,9 @@ def _waiting(pods: list[Kind]) -> Iterator[str]:
                 yield "  It runs, and says that it is not ready."
 
 
-def _users(environment: str, rollout: Kind, runs: list[Kind], when: datetime) -> str:
+def _users(environment: str, rollout: KubernetesObject, runs: list[KubernetesObject], when: datetime) -> str:
     """Say how many requests of users met the release, as the router counted them until just then."""
-    if "blueGreen" in rollout["spec"]["strategy"]:
+    if rollouts.is_blue_green(rollout):
         switched = any(run["metadata"]["labels"].get("rollout-type") == "PostPromotion" for run in runs)
         return f"Users: {'all had it from the switch on until then' if switched else 'none was sent to it'}."
     if not runs:
@@ -267,15 +244,15 @@ def quoted(line: str) -> str:
     return f"  | {printable[:WIDEST]}"
 
 
-def _phase(run: Kind) -> str:
+def _phase(run: KubernetesObject) -> str:
     return str(run.get("status", {}).get("phase", ""))
 
 
-def _created(run: Kind) -> datetime:
+def _created(run: KubernetesObject) -> datetime:
     return _time(run["metadata"]["creationTimestamp"])
 
 
-def _step(run: Kind) -> int:
+def _step(run: KubernetesObject) -> int:
     return int(run["metadata"]["labels"].get("step-index", 0))
 
 

@@ -1,11 +1,11 @@
 """The git repository: what is committed in it, and a commit more. The git command does the work."""
 
-import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from delivery.git import git
 from delivery.release import ReleaseError
 
 
@@ -66,19 +66,3 @@ class Repository:
         git(self.root, "add", "--all", "--", folder)
         git(self.root, "commit", "--quiet", "--file=-", "--", folder, stdin=message)
         return self.head()
-
-
-def git(root: Path, *arguments: str, stdin: str = "") -> str:
-    """Return what a git command says about the repository that `root` is in. Raises ReleaseError."""
-    # A person's commit holds whatever bytes an editor wrote.
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments],
-        input=stdin,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        raise ReleaseError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 from delivery import changes, kubernetes
-from delivery.explanation import digest_of, share, unapplied
+from delivery import rollout as rollouts
+from delivery.explanation import unapplied
 from delivery.repository import Repository
 
 
 def lines(repository: Repository, environment: str) -> Iterator[str]:
-    """Yield the lines for people. Raises ReleaseError, AwayError."""
+    """Yield the lines for people. Raises ReleaseError, ClusterUnavailable."""
     asked = changes.current(repository, environment)
     yield f"git       {asked.name if asked else 'nothing released'} (at {repository.head()[:10]})"
     application = kubernetes.application(environment)
@@ -25,13 +26,13 @@ def lines(repository: Repository, environment: str) -> Iterator[str]:
         return
     now = rollout.get("status", {})
     steps = len(rollout["spec"]["strategy"].get("canary", {}).get("steps", []))
-    over = now.get("currentPodHash") == now.get("stableRS")
+    over = rollouts.is_settled(rollout)
     where = f"step {now.get('currentStepIndex', 0)} of {steps}, " if steps and not over else ""
-    where += f"{share(rollout)} % of the users have it"
-    yield f"rollout   {now.get('phase', 'Unknown')}: {digest_of(rollout)[:19]}, {where}"
+    where += f"{rollouts.weight(rollout)} % of the users have it"
+    yield f"rollout   {now.get('phase', 'Unknown')}: {rollouts.digest(rollout)[:19]}, {where}"
     if now.get("message"):
         yield f"          {now['message']}"
-    for run in [] if over else kubernetes.runs(environment, now.get("currentPodHash", "")):
+    for run in [] if over else kubernetes.analysis_runs(environment, now.get("currentPodHash", "")):
         for result in run.get("status", {}).get("metricResults", []):
             last = result.get("measurements", [{}])[-1]
             said = "no data" if last.get("phase") == "Inconclusive" else last.get("value")

@@ -4,20 +4,19 @@ import re
 import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
 
 import pytest
 import yaml
 
+from delivery.kubernetes import KubernetesObject
 from delivery.release import IMAGE
 from tests.support.running import ROOT
 from tools.ci import supply_chain
 from tools.ci.__main__ import app
 
-Kind = dict[str, Any]
 FOLDER = ROOT / ".github/workflows"
 NAMES = ("ci", "drill", "promote", "release", "revert")
-MODULES = ("delivery", "delivery.landing", "tools.ci")
+MODULES = ("delivery", "delivery.push", "tools.ci")
 # Single programs that everybody knows, and what of each is used.
 KNOWN = ("apt-get update", "apt-get install", "docker login", "gh auth", "gh release", "gh run", "git config")
 WRITES = {  # whatever else is written here needs a reason that somebody reads
@@ -28,9 +27,9 @@ WRITES = {  # whatever else is written here needs a reason that somebody reads
 }
 
 
-def _read(name: str) -> Kind:
+def _read(name: str) -> KubernetesObject:
     # BaseLoader: `on` is a word, not a truth.
-    read: Kind = yaml.load((FOLDER / f"{name}.yml").read_text(), yaml.BaseLoader)  # noqa: S506 - makes strings
+    read: KubernetesObject = yaml.load((FOLDER / f"{name}.yml").read_text(), yaml.BaseLoader)  # noqa: S506 - makes strings
     return read
 
 
@@ -44,7 +43,7 @@ def _targets() -> set[str]:
     return set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def _environments(spec: Kind) -> Iterator[tuple[str, str]]:
+def _environments(spec: KubernetesObject) -> Iterator[tuple[str, str]]:
     for item in (spec, *spec["steps"]):
         yield from item.get("env", {}).items()
 
@@ -111,7 +110,7 @@ def test_no_right_is_given_but_by_a_job(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "job", "spec"), JOBS, ids=[f"{name} {job}" for name, job, _ in JOBS])
-def test_a_job_has_a_limit_of_time_and_of_rights(name: str, job: str, spec: Kind) -> None:
+def test_a_job_has_a_limit_of_time_and_of_rights(name: str, job: str, spec: KubernetesObject) -> None:
     assert 0 < int(spec["timeout-minutes"]) <= 150
     written = {right for right, access in spec["permissions"].items() if access == "write"}
     assert written == WRITES.get((name, job), set())
@@ -120,7 +119,7 @@ def test_a_job_has_a_limit_of_time_and_of_rights(name: str, job: str, spec: Kind
 
 
 @pytest.mark.parametrize("spec", [spec for _, _, spec in JOBS], ids=[f"{name} {job}" for name, job, _ in JOBS])
-def test_a_secret_is_shown_to_the_step_that_needs_it_and_comes_from_an_environment(spec: Kind) -> None:
+def test_a_secret_is_shown_to_the_step_that_needs_it_and_comes_from_an_environment(spec: KubernetesObject) -> None:
     assert "secrets." not in str(spec.get("env", {})), "a secret for all steps of a job"
     told = {value for _, value in _environments(spec) if "secrets." in value}
     assert not told or spec["environment"] in {"delivery", "prod"}

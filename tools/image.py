@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from delivery.git import GitError, git
 from tools.base_image import base_image
 from tools.checkout import ROOT
 from tools.engine import Engine, ImageError, find_engine
@@ -153,8 +153,8 @@ def origin() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str:
+    """Return the output of git, empty where there is no git or this is not a checkout."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        return git(ROOT, *arguments).strip()
+    except (FileNotFoundError, GitError):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

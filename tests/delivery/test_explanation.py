@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from delivery import explanation, kubernetes
-from delivery.explanation import aborted, share
+from delivery.explanation import aborted
 from delivery.release import Release
 from delivery.repository import Commit, Repository
+from delivery.rollout import weight
 
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
 MEASURED = datetime(2026, 11, 24, 16, 17, 40, tzinfo=UTC)
@@ -50,7 +51,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "commits": [commit(timedelta(seconds=-11))],
     }
     monkeypatch.setattr(kubernetes, "rollout", lambda _: says["rollout"])
-    monkeypatch.setattr(kubernetes, "runs", lambda *_: says["runs"])
+    monkeypatch.setattr(kubernetes, "analysis_runs", lambda *_: says["runs"])
     monkeypatch.setattr(kubernetes, "image", lambda *_: f"example.org/iris@{OLD}")
     monkeypatch.setattr(kubernetes, "last_words", lambda *_, **__: [])
     monkeypatch.setattr(kubernetes, "number", lambda *_: None)
@@ -154,5 +155,5 @@ def test_last_words_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"blueGreen": {}}, {"abort": False, "blueGreen": {"activeSelector": "old"}}, 0),
     ],
 )
-def test_the_share_of_the_users(strategy: dict[str, Any], status: dict[str, Any], expected: int) -> None:
-    assert share(rollout(strategy, **status)) == expected
+def test_weight_is_read_from_the_rollout(strategy: dict[str, Any], status: dict[str, Any], expected: int) -> None:
+    assert weight(rollout(strategy, **status)) == expected

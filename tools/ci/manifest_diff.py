@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from delivery.release import ReleaseError
-from delivery.repository import git
+from delivery.git import GitError, git
 
 APPLIED = ("overlays/dev", "overlays/prod", "monitoring", "manifests/argocd")
 LARGEST = 900_000  # characters; a job's summary may have 1 MiB
@@ -33,7 +32,7 @@ def difference(repository: Path, base: str, kustomize: Path) -> str:
     try:
         found = git(repository, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}").strip()
         ancestor = git(repository, "merge-base", "HEAD", found).strip()
-    except ReleaseError:
+    except GitError:
         return f"There is no {base[:40]} to compare with.\n"
     before, after = (_rendered(repository, commit, kustomize) for commit in (ancestor, "HEAD"))
     lines = [f"## What Argo CD would apply, against {ancestor[:10]}", ""]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from delivery import command_line
+from delivery.release import ReleaseError
 from tools import programs
 from tools.cluster import doctor as examination
 from tools.cluster import node
@@ -91,7 +92,7 @@ def doctor() -> None:
 
 def main() -> int:
     """Run a command; return its exit code."""
-    return command_line.run(app, "cluster", ClusterError, ImageError, PackageError)
+    return command_line.run(app, "cluster", ReleaseError, ClusterError, ImageError, PackageError)
 
 
 if __name__ == "__main__":

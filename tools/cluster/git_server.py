@@ -19,7 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from delivery.event import LARGEST
-from delivery.landing import land
+from delivery.git import GitError, identity
+from delivery.git import git as _git
+from delivery.push import run_and_push
 from delivery.release import ReleaseError
 from tools.checkout import ROOT
 from tools.cluster import node
@@ -28,11 +30,7 @@ from tools.progress import ClusterError, Say, wait_for
 REPOSITORY = "iris-gitops.git"
 PORT = 8099
 DISPATCHES = "/repos/iris-gitops/iris-gitops/dispatches"
-WHO = {
-    f"GIT_{role}_{field}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for field, value in (("NAME", "iris-gitops"), ("EMAIL", "iris-gitops@localhost"))
-}
+MACHINE = identity("iris-gitops", "iris-gitops@localhost")
 
 
 def folder() -> Path:
@@ -46,13 +44,13 @@ def repository() -> Path:
 
 
 def main() -> str:
-    """Return the id of the newest commit. Raises ClusterError."""
+    """Return the id of the newest commit on main. Raises GitError."""
     return git("rev-parse", "main")
 
 
 def git(*arguments: str) -> str:
-    """Return what a git command says about the repository. Raises ClusterError."""
-    return _git(repository(), *arguments)
+    """Return the output of a git command in the repository that Argo CD reads. Raises GitError."""
+    return _git(repository(), *arguments).strip()
 
 
 def update(say: Say) -> None:
@@ -65,7 +63,7 @@ def update(say: Say) -> None:
         half = folder() / "half"
         shutil.rmtree(half, ignore_errors=True)
         _git(ROOT, "clone", "--quiet", "--bare", "--no-local", str(ROOT), str(half))
-        _git(half, "update-ref", "refs/heads/main", _git(ROOT, "rev-parse", "HEAD"))
+        _git(half, "update-ref", "refs/heads/main", _git(ROOT, "rev-parse", "HEAD").strip())
         _git(half, "symbolic-ref", "HEAD", "refs/heads/main")
         half.rename(repository())
     git("fetch", "--quiet", str(ROOT), "HEAD")
@@ -73,8 +71,8 @@ def update(say: Say) -> None:
         clone = Path(temporary) / "clone"
         _git(ROOT, "clone", "--quiet", "--shared", str(repository()), str(clone))
         try:
-            _git(clone, "merge", "--quiet", "--no-edit", _git(ROOT, "rev-parse", "HEAD"))
-        except ClusterError as error:
+            _git(clone, "merge", "--quiet", "--no-edit", _git(ROOT, "rev-parse", "HEAD").strip(), environ=MACHINE)
+        except GitError as error:
             raise ClusterError(
                 f"the cluster's main does not go together with this checkout ({error}); push to {repository()} "
                 "what does, or begin anew: make down, make up"
@@ -106,7 +104,7 @@ def start(token: str, say: Say) -> None:
 def serve(where: Path) -> None:
     """Serve until the machine ends."""
     (where / "pid").write_text(str(os.getpid()))
-    os.environ.update(WHO)
+    os.environ.update(MACHINE)
     address = ("--listen=" + node.NODE, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
     server = Server((node.NODE, PORT), where)
     threading.Thread(target=_tell_of_commits, args=(where,), daemon=True).start()
@@ -130,7 +128,7 @@ class Server(ThreadingHTTPServer):
             message.write(event)
             message.flush()
             try:
-                _, outputs = land(str(self.where / REPOSITORY), ("revert", f"--event={message.name}"))
+                _, outputs = run_and_push(str(self.where / REPOSITORY), ("revert", f"--event={message.name}"))
             except ReleaseError as error:
                 outputs = f"{error}\n"
             _say(outputs.strip())
@@ -191,7 +189,7 @@ def _tell_of_commits(where: Path) -> None:
     refresh = ("annotate", "applications", "--all", "--namespace=argocd", "--overwrite")
     told = ""
     while True:
-        with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
+        with contextlib.suppress(GitError, subprocess.TimeoutExpired):
             if (latest := _git(where / REPOSITORY, "rev-parse", "main")) != told:
                 command = ["kubectl", *refresh, "argocd.argoproj.io/refresh=normal"]
                 done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, timeout=30)
@@ -219,14 +217,6 @@ def _end_older() -> None:
     if pid.exists():
         node.run("sh", "-c", f"pkill --parent {pid.read_text()}; kill {pid.read_text()} || true")
         pid.unlink()
-
-
-def _git(where: Path, *arguments: str) -> str:
-    command, environ = ["git", "-C", str(where), *arguments], {**os.environ, **WHO}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClusterError(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")
-    return done.stdout.strip()
 
 
 def _say(text: str) -> None:

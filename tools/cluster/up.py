@@ -3,15 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
+from delivery.kubernetes import KubernetesObject
 from tools import cache, programs
 from tools.cluster import doctor, git_server, images, kustomize, node, secrets
 from tools.progress import ClusterError, Say, console, step, wait_for
 
 INITIALISED = "initialised"  # a file in the state's folder: kubeadm has done its work
 MINUTES = 60.0
-Kind = dict[str, Any]
 
 
 def up() -> None:
@@ -121,7 +120,7 @@ def _applications() -> str | None:
     return "; ".join(behind) if found else "Argo CD has not found any yet"
 
 
-def _behind(application: Kind, commit: str) -> str | None:
+def _behind(application: KubernetesObject, commit: str) -> str | None:
     name, status = application["metadata"]["name"], application.get("status", {})
     for condition in status.get("conditions", []):
         if condition["type"].endswith("Error"):
@@ -157,14 +156,14 @@ def _workloads() -> str | None:
     return "; ".join([f"not ready: {', '.join(unready)}", *reasons]) if unready else None
 
 
-def _is_ready(item: Kind) -> bool:
+def _is_ready(item: KubernetesObject) -> bool:
     status = item["status"]
     wanted = status.get("desiredNumberScheduled", item["spec"].get("replicas", 1))
     ready = status.get("numberReady", status.get("readyReplicas", 0))
     return bool(status.get("observedGeneration") == item["metadata"]["generation"] and ready >= wanted > 0)
 
 
-def _waiting(pod: Kind) -> Iterator[str]:
+def _waiting(pod: KubernetesObject) -> Iterator[str]:
     """Yield why containers of a pod wait, where that is more than that they are being started."""
     status = pod["status"]
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
@@ -177,8 +176,10 @@ def _metrics() -> None:
     node.run("kubectl", "top", "nodes")
 
 
-def _get(kinds: str, *options: str) -> list[Kind]:
-    found: list[Kind] = json.loads(node.run("kubectl", "get", kinds, *options, "--output=json"))["items"]
+def _get(kinds: str, *options: str) -> list[KubernetesObject]:
+    found: list[KubernetesObject] = json.loads(node.run("kubectl", "get", kinds, *options, "--output=json"))[
+        "items"
+    ]
     return found
 
 

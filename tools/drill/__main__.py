@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from delivery import command_line
+from delivery.release import ReleaseError
 from tools.cluster import git_server
 from tools.drill import demo as performance
 from tools.drill import release_images, scenarios
@@ -119,7 +120,9 @@ def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
 
 def main() -> int:
     """Run a command; return its exit code."""
-    return command_line.run(app, "drill", ClusterError, ImageError, PackageError, RefusedError, WrongError)
+    return command_line.run(
+        app, "drill", ReleaseError, ClusterError, ImageError, PackageError, RefusedError, WrongError
+    )
 
 
 if __name__ == "__main__":

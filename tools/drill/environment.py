@@ -2,6 +2,7 @@
 
 import time
 
+from delivery import rollout as rollouts
 from tools.drill import release_images
 from tools.drill.operator import Loop
 from tools.drill.recording import Mark
@@ -54,16 +55,13 @@ class Stage:
 
     def is_aborted(self) -> bool:
         """Whether prod's release was taken back by the cluster."""
-        return bool(self.watch.rollout("prod").get("status", {}).get("abort"))
+        return rollouts.is_aborted(self.watch.rollout("prod"))
 
     def has(self, environment: str, shipped: Shipped) -> bool:
         """Whether an environment runs an image and nothing else."""
         rollout = self.watch.rollout(environment)
-        status = rollout.get("status", {})
-        image = rollout["spec"]["template"]["spec"]["containers"][0]["image"] if rollout else ""
-        over = status.get("currentPodHash") == status.get("stableRS")
-        seen = str(status.get("observedGeneration")) == str(rollout.get("metadata", {}).get("generation"))
-        return bool(image.endswith(shipped.digest) and over and seen and status.get("phase") == "Healthy")
+        is_asked_for = bool(rollout) and rollouts.digest(rollout) == shipped.digest
+        return is_asked_for and rollouts.is_promoted(rollout)
 
     def marks(self, since: float, *kinds: str) -> list[Mark]:
         """Return what has changed since then."""
@@ -75,6 +73,5 @@ class Stage:
 
     def rests(self) -> bool:
         """Whether prod has one version, which all users have."""
-        status = self.watch.rollout("prod").get("status", {})
-        over = bool(status.get("stableRS")) and status.get("currentPodHash") == status.get("stableRS")
-        return over and status.get("phase") == "Healthy" and not status.get("abort") and self.watch.weight() == 0
+        rollout = self.watch.rollout("prod")
+        return bool(rollout) and rollouts.is_promoted(rollout) and self.watch.weight() == 0

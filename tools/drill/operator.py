@@ -1,6 +1,5 @@
 """A person's part in the loop: a clone, the commands of `delivery`, a push; everything else happens by itself."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from delivery import changes
+from delivery.git import GitError, git, identity
 from delivery.release import Release
 from delivery.repository import Repository
 from tools.checkout import ROOT
@@ -16,11 +16,7 @@ from tools.cluster import git_server, node
 from tools.drill.release_images import Shipped
 from tools.progress import ClusterError
 
-PERSON = {
-    f"GIT_{role}_{field}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for field, value in (("NAME", "Ada"), ("EMAIL", "ada@example.org"))
-}
+PERSON = identity("Ada", "ada@example.org")
 
 
 class RefusedError(Exception):
@@ -40,7 +36,7 @@ class Loop:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "clone"
-        self._git(ROOT, "clone", "--quiet", str(git_server.repository()), str(self.folder))
+        git(ROOT, "clone", "--quiet", str(git_server.repository()), str(self.folder))
         self.repository = Repository(self.folder)
 
     def release(self, shipped: Shipped, *options: str) -> str:
@@ -88,29 +84,29 @@ class Loop:
             if old not in text:
                 raise ClusterError(f"{path} does not say {old!r}: the drill has to follow it")
             file.write_text(text.replace(old, new))
-        self._git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)")
+        git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)", environ=PERSON)
         commit = self.push()
         try:
             yield commit
         finally:
             self.pull()
-            self._git(self.folder, "revert", "--no-edit", commit)
+            git(self.folder, "revert", "--no-edit", commit, environ=PERSON)
             self.push()
 
     def pull(self) -> None:
         """Take what was pushed meanwhile, and drop what could not be."""
-        self._git(self.folder, "fetch", "--quiet")
-        self._git(self.folder, "reset", "--quiet", "--hard", "origin/main")
+        git(self.folder, "fetch", "--quiet")
+        git(self.folder, "reset", "--quiet", "--hard", "origin/main")
 
     def push(self) -> str:
         """Push, after whatever was pushed meanwhile; return the commit."""
-        self._git(self.folder, "fetch", "--quiet")
+        git(self.folder, "fetch", "--quiet")
         try:
-            self._git(self.folder, "rebase", "--quiet", "origin/main")
-        except ClusterError:
-            self._git(self.folder, "rebase", "--abort")
+            git(self.folder, "rebase", "--quiet", "origin/main", environ=PERSON)
+        except GitError:
+            git(self.folder, "rebase", "--abort")
             raise
-        self._git(self.folder, "push", "--quiet", "origin", "HEAD:main")
+        git(self.folder, "push", "--quiet", "origin", "HEAD:main")
         return self.repository.head()
 
     def is_first(self) -> bool:
@@ -124,11 +120,3 @@ class Loop:
         if found is None:
             raise ClusterError(f"nothing is released in {environment}")
         return found
-
-    def _git(self, where: Path, *arguments: str) -> str:
-        environ = {**os.environ, **PERSON}
-        command = ["git", "-C", str(where), *arguments]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ClusterError(f"git {arguments[0]}: {done.stderr.strip()}")
-        return done.stdout.strip()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from delivery import rollout as rollouts
 from tools.cluster import git_server, node, secrets
 from tools.drill import dashboards, release_images
 from tools.drill.checks import (
@@ -211,8 +212,7 @@ def a_person_undoes(stage: Stage) -> Outcome:
     argo("undo")
     time.sleep(20)
     stage.watch.until(stage.rests, 90, "what git says is all that runs")
-    image = stage.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
-    hold(image.endswith(digest), "the cluster runs something else than git says")
+    hold(rollouts.digest(stage.watch.rollout("prod")) == digest, "the cluster runs something else than git says")
     hold(max(stage.weights(begun), default=0) == 0, "users were sent to what git does not say")
     return Outcome("as git says", None, bad(stage, begun), "")
 
@@ -311,7 +311,7 @@ def is_blue_green(stage: Stage) -> bool:
     """Whether prod is blue-green and a canary's pods have gone: there is room for three versions, not for four."""
     rollout = stage.watch.rollout("prod")
     alone = rollout["status"]["replicas"] == rollout["spec"]["replicas"]
-    return "blueGreen" in rollout["spec"]["strategy"] and alone
+    return rollouts.is_blue_green(rollout) and alone
 
 
 def nobody_judges_or_keeps(stage: Stage) -> Outcome:

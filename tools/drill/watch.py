@@ -8,14 +8,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 
+from delivery.kubernetes import KubernetesObject
 from tools.cluster import git_server, node
 from tools.drill.recording import Mark, Sample
 from tools.drill.traffic import Traffic
 from tools.progress import ClusterError
 
-Kind = dict[str, Any]
 NAMESPACES = {"dev": "iris-dev", "prod": "iris-prod"}
 KINDS = (
     ("rollouts.argoproj.io", "iris-prod"),
@@ -39,7 +39,7 @@ class Watch:
         self.traffic = traffic
         self.marks: list[Mark] = []
         self.samples: list[Sample] = []
-        self._objects: dict[tuple[str, str, str], Kind] = {}
+        self._objects: dict[tuple[str, str, str], KubernetesObject] = {}
         self._changed = threading.Condition()
         self._over = threading.Event()
         self._processes: list[subprocess.Popen[str]] = []
@@ -66,11 +66,11 @@ class Watch:
                     raise ClusterError(f"after {seconds:.0f} s: {what} has not come about; prod: {self.state()}")
                 self._changed.wait(0.5)
 
-    def rollout(self, environment: str) -> Kind:
+    def rollout(self, environment: str) -> KubernetesObject:
         """Return the Rollout of an environment, empty when there is none."""
         return self._objects.get(("Rollout", NAMESPACES[environment], "iris"), {})
 
-    def runs(self, pod_hash: str) -> list[Kind]:
+    def runs(self, pod_hash: str) -> list[KubernetesObject]:
         """Return the AnalysisRuns of a version in prod, oldest first."""
         found = [
             item
@@ -130,7 +130,7 @@ class Watch:
             process.wait()
             self._over.wait(1)  # the API server ended it, or is away
 
-    def _take(self, what: str, item: Kind) -> None:
+    def _take(self, what: str, item: KubernetesObject) -> None:
         if item["kind"] == "Status":
             return
         key = (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"])
@@ -178,7 +178,7 @@ class Watch:
                 self._changed.notify_all()
 
 
-def _differences(before: Kind, after: Kind) -> Iterator[Mark]:
+def _differences(before: KubernetesObject, after: KubernetesObject) -> Iterator[Mark]:
     """Yield what has changed in an object, where a person who watches would want to know."""
     now = time.time()
     yield from {
@@ -189,27 +189,27 @@ def _differences(before: Kind, after: Kind) -> Iterator[Mark]:
     }[after["kind"]](before, after, now)
 
 
-def _weight(split: Kind) -> int:
+def _weight(split: KubernetesObject) -> int:
     services = split["spec"]["weighted"]["services"] if split else []
     return next((service["weight"] for service in services if service["name"] == "iris-canary"), 0)
 
 
-def _reweighted(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
+def _reweighted(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
     if before and _weight(before) != _weight(after):
         yield Mark(now, "weight", f"{_weight(after)} % to the new version")
 
 
-def _synced(application: Kind) -> str:
+def _synced(application: KubernetesObject) -> str:
     sync = application.get("status", {}).get("sync", {})
     return str(sync.get("revision", "")) if sync.get("status") == "Synced" else ""
 
 
-def _sync(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
+def _sync(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
     if before and _synced(after) and _synced(before) != _synced(after):
         yield Mark(now, "sync", f"Argo CD: prod is as {_synced(after)[:10]}")
 
 
-def _measurements(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
+def _measurements(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
     """Yield one mark for all that was measured at once."""
     results = before.get("status", {}).get("metricResults", [])
     earlier = {result["name"]: _finished(result) for result in results}
@@ -232,12 +232,12 @@ def _value(value: str) -> str:
     return ""
 
 
-def _finished(result: Kind) -> int:
+def _finished(result: KubernetesObject) -> int:
     """Return how many measurements of a metric are over; only the last few are kept in full."""
     return sum(result.get(name, 0) for name in ("successful", "failed", "inconclusive", "error"))
 
 
-def _phase(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
+def _phase(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
     old, new = before.get("status", {}), after.get("status", {})
     if new.get("abort") and not old.get("abort"):
         yield Mark(now, "abort", "all users go back to the version before", good=False)
@@ -245,7 +245,7 @@ def _phase(before: Kind, after: Kind, now: float) -> Iterator[Mark]:
         yield Mark(now, "promoted", f"{version(after)} is the stable version", good=True)
 
 
-def version(rollout: Kind) -> str:
+def version(rollout: KubernetesObject) -> str:
     """Return the model version that a Rollout asks for, for people."""
     return f"model {rollout['spec']['template']['metadata'].get('annotations', {}).get('model-version', '?')}"
 

@@ -1,4 +1,4 @@
-"""`python -m delivery.landing COMMAND...`: a command of `delivery` on the newest main, and what it commits pushed.
+"""`python -m delivery.push COMMAND...`: a command of `delivery` on the newest main, and what it commits pushed.
 
 Somebody may push meanwhile, and an abort is told before the cluster itself says so: all is decided anew, in a
 fresh clone, until one of both is over. Prints what was pushed as outputs of a step: commit, subject, body.
@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from delivery.git import git
 from delivery.release import ReleaseError
-from delivery.repository import git
 
 ROOT = Path(__file__).parent.parent
 ATTEMPTS = 8
@@ -22,7 +22,7 @@ PAUSE = 2.0  # seconds
 AGAIN = (3, 4)  # exit codes of `delivery`: the cluster does not say so (yet), or cannot be asked
 
 
-def land(origin: str, command: Sequence[str]) -> tuple[int, str]:
+def run_and_push(origin: str, command: Sequence[str]) -> tuple[int, str]:
     """Run a command of `delivery` on the newest main of a repository, and push what it commits.
 
     Return the command's exit code, and the outputs, empty where there was nothing to commit. Raises ReleaseError.
@@ -31,7 +31,7 @@ def land(origin: str, command: Sequence[str]) -> tuple[int, str]:
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE)
-        with tempfile.TemporaryDirectory(prefix="iris-landing-") as temporary:
+        with tempfile.TemporaryDirectory(prefix="iris-push-") as temporary:
             clone = Path(temporary)
             git(clone, "clone", "--quiet", "--branch=main", origin, ".")
             code = _delivery(clone, command)
@@ -63,7 +63,7 @@ def _outputs(clone: Path) -> str:
 def main() -> int:
     """Land the command of this process's arguments; return its exit code."""
     try:
-        code, outputs = land(git(Path(), "remote", "get-url", "origin").strip(), sys.argv[1:])
+        code, outputs = run_and_push(git(Path(), "remote", "get-url", "origin").strip(), sys.argv[1:])
     except ReleaseError as error:
         sys.stderr.write(f"landing: {error}\n")
         return 1

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 
 from delivery import changes, kubernetes
-from delivery.explanation import digest_of, share, unapplied
-from delivery.kubernetes import AwayError, Kind
+from delivery import rollout as rollouts
+from delivery.explanation import unapplied
+from delivery.kubernetes import ClusterUnavailable, KubernetesObject
 from delivery.release import ReleaseError, parse
 from delivery.repository import Repository
 
@@ -13,12 +14,12 @@ PAUSE = 5.0  # seconds between two looks
 PATIENCE = 60.0  # seconds without an answer, after one
 
 
-def watch(
+def watch_release(
     repository: Repository, environment: str, digest: str, seconds: float, say: Callable[[str], None]
 ) -> bool:
     """Wait until the release has all users (True), or was refused or taken back (False), and say what changes.
 
-    Raises TimeoutError when it is neither after `seconds`, AwayError.
+    Raises TimeoutError when it is neither after `seconds`, ClusterUnavailable.
     """
     deadline, answered, seen, said = time.monotonic() + seconds, -PATIENCE, False, ""
     while time.monotonic() < deadline:
@@ -26,7 +27,7 @@ def watch(
             rollout = kubernetes.rollout(environment)
             refused = None if seen else unapplied(environment)
             answered = time.monotonic()
-        except AwayError:
+        except ClusterUnavailable:
             if time.monotonic() - answered > PATIENCE:
                 raise
             time.sleep(PAUSE)
@@ -48,24 +49,22 @@ def watch(
     )
 
 
-def verdict(rollout: Kind | None, digest: str, *, seen: bool) -> bool | None:
+def verdict(rollout: KubernetesObject | None, digest: str, *, seen: bool) -> bool | None:
     """Return whether a release has all users, None while that is not decided.
 
     A release that was seen and is no longer asked for has been taken back in git since.
     """
     if rollout is None or not _asks_for(rollout, digest):
         return False if seen else None
-    status = rollout.get("status", {})
-    if str(status.get("observedGeneration")) != str(rollout["metadata"]["generation"]):
-        return None  # the controller has not looked at it yet: what it says is of the release before
-    if status.get("abort"):
+    if not rollouts.is_observed(rollout):
+        return None  # the controller's status is still about the release before
+    if rollouts.is_aborted(rollout):
         return False
-    over = status.get("phase") == "Healthy" and status.get("currentPodHash") == status.get("stableRS")
-    return True if over else None
+    return True if rollouts.is_promoted(rollout) else None
 
 
-def _asks_for(rollout: Kind | None, digest: str) -> bool:
-    return rollout is not None and digest_of(rollout) == digest
+def _asks_for(rollout: KubernetesObject | None, digest: str) -> bool:
+    return rollout is not None and rollouts.digest(rollout) == digest
 
 
 def _brings(repository: Repository, commit: str, environment: str, digest: str) -> bool:
@@ -77,8 +76,8 @@ def _brings(repository: Repository, commit: str, environment: str, digest: str) 
     return release is not None and release.digest == digest
 
 
-def _told(rollout: Kind | None, digest: str) -> str:
+def _told(rollout: KubernetesObject | None, digest: str) -> str:
     if rollout is None or not _asks_for(rollout, digest):
         return f"waiting for Argo CD to ask for {digest[:19]}"
     status = rollout.get("status", {})
-    return f"{status.get('phase', 'Unknown')}, {share(rollout)} % of the users have it"
+    return f"{status.get('phase', 'Unknown')}, {rollouts.weight(rollout)} % of the users have it"

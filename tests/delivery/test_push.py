@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from delivery import changes, landing
+from delivery import changes, push
 from delivery.release import COMPONENT, IMAGE, NOTHING, Release
 from delivery.repository import Repository
 from tests.support.running import ROOT
@@ -37,7 +37,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(f"GIT_{role}_NAME", "Ada")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
     monkeypatch.setenv("KUBECONFIG", os.devnull)  # no cluster
-    monkeypatch.setattr(landing, "PAUSE", 0)
+    monkeypatch.setattr(push, "PAUSE", 0)
     clone = tmp_path / "clone"
     _git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", "origin")
     _git(tmp_path, "clone", "--quiet", "origin", "clone")
@@ -86,7 +86,7 @@ def _runs(checkout: Path, environment: str) -> str:
 
 def test_what_is_committed_is_pushed_and_told_as_outputs(checkout: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "delivery.landing", "promote", f"--digest={TWO}"],
+        [sys.executable, "-m", "delivery.push", "promote", f"--digest={TWO}"],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -102,7 +102,9 @@ def test_what_is_committed_is_pushed_and_told_as_outputs(checkout: Path) -> None
 
 
 def test_what_somebody_wrote_in_a_reason_is_no_output(checkout: Path) -> None:
-    code, outputs = landing.land(_origin(checkout), ["revert", "dev", "--reason=it was bad\ncommit=other\nEOF"])
+    code, outputs = push.run_and_push(
+        _origin(checkout), ["revert", "dev", "--reason=it was bad\ncommit=other\nEOF"]
+    )
     assert code == 0
     first, _, opening, *body, closing = outputs.splitlines()
     assert first == f"commit={_main(checkout)}"
@@ -119,7 +121,7 @@ def test_when_somebody_was_faster_it_is_decided_anew(checkout: Path, monkeypatch
     (hooks / "pre-push").chmod(0o755)
     for name, value in (("COUNT", "1"), ("KEY_0", "core.hooksPath"), ("VALUE_0", str(hooks))):
         monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
-    code, outputs = landing.land(_origin(checkout), ["promote"])
+    code, outputs = push.run_and_push(_origin(checkout), ["promote"])
     assert code == 0
     assert f"commit={_main(checkout)}\n" in outputs
     subjects = _git(origin, "log", "-2", "--format=%s", "main").splitlines()
@@ -130,15 +132,15 @@ def test_what_is_refused_is_refused_at_once_and_nothing_is_pushed(
     checkout: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = _main(checkout)
-    assert landing.land(_origin(checkout), ["promote", f"--digest={ONE}"]) == (1, "")
+    assert push.run_and_push(_origin(checkout), ["promote", f"--digest={ONE}"]) == (1, "")
     assert capfd.readouterr().err.count("dev has moved on") == 1
     assert _main(checkout) == before
 
 
 def test_nothing_to_do_is_no_output(checkout: Path) -> None:
-    assert landing.land(_origin(checkout), ["promote"])[0] == 0
+    assert push.run_and_push(_origin(checkout), ["promote"])[0] == 0
     before = _main(checkout)
-    assert landing.land(_origin(checkout), ["promote"]) == (0, "")
+    assert push.run_and_push(_origin(checkout), ["promote"]) == (0, "")
     assert _main(checkout) == before
 
 
@@ -149,8 +151,8 @@ def test_a_message_that_the_cluster_does_not_confirm_is_asked_about_again_and_th
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"action": "rollout-aborted", "client_payload": payload, "sender": {}}))
     before = _main(checkout)
-    assert landing.land(_origin(checkout), ["revert", f"--event={event}"]) == (4, "")
-    assert capfd.readouterr().err.count("the cluster cannot be asked") == landing.ATTEMPTS
+    assert push.run_and_push(_origin(checkout), ["revert", f"--event={event}"]) == (4, "")
+    assert capfd.readouterr().err.count("the cluster cannot be asked") == push.ATTEMPTS
     assert _main(checkout) == before
-    assert landing.land(_origin(checkout), ["revert", f"--event={event}", "--unconfirmed"])[0] == 0
+    assert push.run_and_push(_origin(checkout), ["revert", f"--event={event}", "--unconfirmed"])[0] == 0
     assert _runs(checkout, "dev") == ONE

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from delivery import kubernetes, watching
+from delivery import kubernetes, watch
 from delivery.explanation import Unapplied
-from delivery.kubernetes import AwayError
+from delivery.kubernetes import ClusterUnavailable
 from delivery.release import Release
 from delivery.repository import Repository
-from delivery.watching import verdict, watch
+from delivery.watch import verdict, watch_release
 from tests.support.running import ROOT
 
 OLD, NEW = (f"sha256:{digit * 64}" for digit in "12")
@@ -51,7 +51,7 @@ def test_a_release_is_over_when_all_users_have_it_or_it_is_no_longer_asked_for(
 @pytest.fixture(autouse=True)
 def applied(monkeypatch: pytest.MonkeyPatch) -> None:
     """Argo CD could apply all that git said."""
-    monkeypatch.setattr(watching, "unapplied", lambda _: None)
+    monkeypatch.setattr(watch, "unapplied", lambda _: None)
 
 
 @pytest.mark.parametrize(("patience", "waits"), [(60.0, True), (0.0, False)])
@@ -62,26 +62,26 @@ def test_a_cluster_that_does_not_answer_for_a_moment_is_waited_for(
 
     def rollout(_: str) -> dict[str, Any]:
         if (answer := next(answers)) is None:
-            raise AwayError("a moment")
+            raise ClusterUnavailable("a moment")
         return answer
 
     monkeypatch.setattr(kubernetes, "rollout", rollout)
-    monkeypatch.setattr(watching, "PAUSE", 0.01)
-    monkeypatch.setattr(watching, "PATIENCE", patience)
+    monkeypatch.setattr(watch, "PAUSE", 0.01)
+    monkeypatch.setattr(watch, "PATIENCE", patience)
     if waits:
-        assert watch(Repository(ROOT), "prod", NEW, 10, lambda _: None)
+        assert watch_release(Repository(ROOT), "prod", NEW, 10, lambda _: None)
     else:
-        with pytest.raises(AwayError):
-            watch(Repository(ROOT), "prod", NEW, 10, lambda _: None)
+        with pytest.raises(ClusterUnavailable):
+            watch_release(Repository(ROOT), "prod", NEW, 10, lambda _: None)
 
 
 def test_a_cluster_that_cannot_be_asked_at_all_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def rollout(_: str) -> None:
-        raise AwayError("no kubeconfig")
+        raise ClusterUnavailable("no kubeconfig")
 
     monkeypatch.setattr(kubernetes, "rollout", rollout)
-    with pytest.raises(AwayError):
-        watch(Repository(ROOT), "prod", NEW, 10, lambda _: None)
+    with pytest.raises(ClusterUnavailable):
+        watch_release(Repository(ROOT), "prod", NEW, 10, lambda _: None)
 
 
 @pytest.mark.parametrize(("brought", "refused"), [(NEW, True), (OLD, False)])
@@ -91,13 +91,13 @@ def test_what_argo_cd_could_not_apply_is_over_and_what_it_could_not_apply_before
     model = '{"version": "2", "sha256": "ab", "run_id": "cd"}'
     asks = iter([_rollout(OLD), _rollout()])
     monkeypatch.setattr(kubernetes, "rollout", lambda _: next(asks))
-    monkeypatch.setattr(watching, "PAUSE", 0.01)
-    monkeypatch.setattr(watching, "unapplied", lambda _: Unapplied("12ab", "the signature of its image"))
+    monkeypatch.setattr(watch, "PAUSE", 0.01)
+    monkeypatch.setattr(watch, "unapplied", lambda _: Unapplied("12ab", "the signature of its image"))
     monkeypatch.setattr(Repository, "files", lambda *_: Release(brought, model).files())
     said: list[str] = []
-    assert watch(Repository(ROOT), "prod", NEW, 10, said.append) is not refused
+    assert watch_release(Repository(ROOT), "prod", NEW, 10, said.append) is not refused
     assert ("the signature of its image" in said) is refused
 
 
 def test_a_commit_that_is_not_here_is_not_taken_for_the_release() -> None:
-    assert not watching._brings(Repository(ROOT), "f" * 40, "prod", NEW)
+    assert not watch._brings(Repository(ROOT), "f" * 40, "prod", NEW)

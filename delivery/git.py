@@ -1,0 +1,41 @@
+"""Run git: the one place that starts it."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from delivery.release import ReleaseError
+
+
+class GitError(ReleaseError):
+    """A git command failed; the message says which one and what git printed."""
+
+
+def git(root: Path, *arguments: str, stdin: str = "", environ: Mapping[str, str] | None = None) -> str:
+    """Run a git command in a repository and return its output.
+
+    `environ` is added to this process's environment. Bytes that are not UTF-8, which any commit may contain, are
+    replaced. Raises GitError.
+    """
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments],
+        input=stdin,
+        env={**os.environ, **(environ or {})},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise GitError(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def identity(name: str, email: str) -> dict[str, str]:
+    """Return the environment variables that make a person or a machine the author and committer."""
+    return {
+        f"GIT_{role}_{field}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for field, value in (("NAME", name), ("EMAIL", email))
+    }
