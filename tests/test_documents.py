@@ -1,4 +1,4 @@
-"""The documents say what happens: their commands are run, their links lead somewhere, their paths exist."""
+"""The documents are true: their commands run, and their links and paths exist."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.support.running import ROOT, RunningService, environment, query
 from tools.drill import scenarios
 from tools.postgres import Postgres, programs
 
-VARYING = {"request_id", "latency_ms", "version", "model_version"}  # another run has others
+VARYING = {"request_id", "latency_ms", "version", "model_version"}  # different in each run
 DOCUMENTS = documents.paths()
 NAMES = [documents.name(path) for path in DOCUMENTS]
 CURLS = [
@@ -27,8 +27,8 @@ PATH = re.compile(rf"(?<![\w/.:-])((?:{'|'.join(map(re.escape, FOLDERS))})/[\w./
 EVERY_DOCUMENT = pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 
 
-def of(kind: str) -> pytest.MarkDecorator:
-    """Have a test run for each document with blocks of a kind, with those blocks."""
+def each_document_with(kind: str) -> pytest.MarkDecorator:
+    """Parametrize a test with the blocks of a kind, document by document."""
     found = documents.blocks(kind)
     names = list(dict.fromkeys(block.document for block in found))
     each = [[block for block in found if block.document == name] for name in names]
@@ -40,7 +40,7 @@ def test_every_block_of_commands_is_run_by_a_test_or_says_why_not(path: Path) ->
     assert unmarked(path.read_text()) == []
 
 
-def test_a_block_without_a_mark_or_with_one_that_nobody_heeds_is_found() -> None:
+def test_a_block_without_a_valid_mark_is_found() -> None:
     text = (
         "<!-- run: checkout -->\n```sh\nmake help\n```\n\n<!-- not run: it needs an account -->\n\n    helm list\n"
     )
@@ -52,7 +52,7 @@ def test_a_block_without_a_mark_or_with_one_that_nobody_heeds_is_found() -> None
     assert unmarked("A picture:\n\n    commit -> sync -> canary\n") == []
 
 
-def test_the_drill_plays_what_documents_say_that_it_does() -> None:
+def test_the_scenarios_that_documents_name_exist_and_the_drill_plays_them() -> None:
     said = {
         scenario
         for block in documents.blocks()
@@ -63,12 +63,12 @@ def test_the_drill_plays_what_documents_say_that_it_does() -> None:
     assert said <= {scenario.name for scenario in scenarios.every()}
 
 
-def test_documents_show_predictions_problems_and_the_log() -> None:
+def test_documents_show_predictions_errors_and_the_log() -> None:
     assert len(CURLS) >= 7
 
 
 @pytest.mark.parametrize(("command", "output"), CURLS, ids=[command[:60] for command, _ in CURLS])
-def test_a_curl_of_a_document_answers_what_the_document_says(
+def test_a_curl_of_a_document_gets_the_answer_that_the_document_shows(
     service: RunningService, command: str, output: str
 ) -> None:
     program, *arguments = shlex.split(command.replace("localhost:8000", f"127.0.0.1:{service.port}"))
@@ -81,16 +81,18 @@ def test_a_curl_of_a_document_answers_what_the_document_says(
         assert alike(json.loads(output), json.loads(body)), body
 
 
-@of("checkout")
-def test_commands_for_a_clone_do_what_the_document_says(blocks: list[Block], model: Path, tmp_path: Path) -> None:
+@each_document_with("checkout")
+def test_commands_for_a_clone_print_what_the_document_shows(
+    blocks: list[Block], model: Path, tmp_path: Path
+) -> None:
     where = clone.make(tmp_path)
     clone.release_two(where, model)
     for block in blocks:
         documents.check(block, where, clone.environ())
 
 
-@of("database")
-def test_a_log_restored_as_the_document_says_is_whole_and_goes_on(
+@each_document_with("database")
+def test_a_log_restored_by_the_documents_commands_is_complete_and_accepts_new_rows(
     blocks: list[Block], model: Path, database: str, postgres: Postgres, tmp_path: Path
 ) -> None:
     def log(url: str) -> list[str]:
@@ -108,7 +110,7 @@ def test_a_log_restored_as_the_document_says_is_whole_and_goes_on(
         for block in blocks:
             documents.check(block, tmp_path, environment(PATH=f"{programs()}:{os.environ['PATH']}", **variables))
         assert log(restored) == asked
-        # While there is none it waits in the journal, and goes where the address then leads.
+        # Without a database a prediction waits in the journal, and is shipped to the next address.
         nowhere = "postgresql://127.0.0.1:1/iris"
         with RunningService(model, nowhere, tmp_path / "first", drain_seconds="0") as service:
             asked.append(service.predict().json()["request_id"])
@@ -128,22 +130,28 @@ def test_each_make_target_of_a_document_exists(path: Path) -> None:
 
 
 @EVERY_DOCUMENT
-def test_each_link_leads_somewhere(path: Path) -> None:
-    assert [link for link in LINK.findall(documents.prose(path.read_text())) if not leads(link, path)] == []
+def test_each_link_has_a_target(path: Path) -> None:
+    assert [link for link in LINK.findall(documents.prose(path.read_text())) if not resolves(link, path)] == []
 
 
-def test_a_link_to_nowhere_is_found() -> None:
+def test_a_link_without_a_target_is_found() -> None:
     runbook = ROOT / "monitoring/RUNBOOK.md"
-    assert leads("#rolloutaborted", runbook)
-    assert leads("../README.md#a-release", runbook)
-    assert not leads("#rolloutabortet", runbook)
-    assert not leads("README.md", runbook)
-    assert not leads("../README.md#no-such-heading", runbook)
+    assert resolves("#rolloutaborted", runbook)
+    assert resolves("../README.md#quick-start", runbook)
+    assert not resolves("#rolloutabortet", runbook)
+    assert not resolves("README.md", runbook)
+    assert not resolves("../README.md#no-such-heading", runbook)
 
 
 @EVERY_DOCUMENT
 def test_each_path_of_the_repository_that_a_document_names_exists(path: Path) -> None:
     assert [named for named in PATH.findall(documents.prose(path.read_text())) if not exists(named)] == []
+
+
+@EVERY_DOCUMENT
+def test_no_line_of_prose_is_longer_than_120_characters(path: Path) -> None:
+    lines = documents.prose(path.read_text()).splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
 
 
 def test_a_path_that_does_not_exist_is_found() -> None:
@@ -154,7 +162,7 @@ def test_a_path_that_does_not_exist_is_found() -> None:
 
 
 def unmarked(text: str) -> list[str]:
-    """Return the blocks of commands that nobody runs and that do not say why, in words."""
+    """Return the blocks of commands that no test runs and that do not say why in at least three words."""
     return [
         block.text
         for block in documents.read_blocks(text, "")
@@ -163,7 +171,7 @@ def unmarked(text: str) -> list[str]:
 
 
 def alike(said: object, got: object) -> bool:
-    """Whether an answer is as a document shows it, but for what is another in each run."""
+    """Return whether an answer is the one that a document shows, apart from values that vary."""
     if isinstance(said, dict) and isinstance(got, dict):
         return said.keys() == got.keys() and all(alike(said[key], got[key]) for key in said.keys() - VARYING)
     if isinstance(said, list) and isinstance(got, list):
@@ -171,8 +179,8 @@ def alike(said: object, got: object) -> bool:
     return bool(said == pytest.approx(got)) if isinstance(said, float) else said == got
 
 
-def leads(link: str, document: Path) -> bool:
-    """Whether a link of a document is of the web, or leads to a file of the repository and a heading in it."""
+def resolves(link: str, document: Path) -> bool:
+    """Return whether a link is an address of the web, or a file of the repository and a heading in it."""
     if re.match(r"https?:|mailto:", link):
         return True
     file, _, anchor = link.partition("#")
@@ -181,6 +189,6 @@ def leads(link: str, document: Path) -> bool:
 
 
 def exists(named: str) -> bool:
-    """Whether a path is in the repository; a name in capitals stands for any, as an asterisk does."""
+    """Return whether a path is in the repository; a folder in capitals, like an asterisk, matches any."""
     pattern = re.sub(r"(?<=/)[A-Z]+(?=/|$)", "*", named.rstrip("/"))
     return any(ROOT.glob(pattern))

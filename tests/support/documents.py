@@ -1,4 +1,4 @@
-"""The documents as tests read them: blocks of commands with the mark that says who runs them, links, and paths.
+"""Read the documents for tests: blocks of commands with the mark that says who runs them, links, and paths.
 
 A mark is a comment in the line before a block: `<!-- run: KIND -->`, or `<!-- not run: WHY -->`.
 """
@@ -15,13 +15,13 @@ KINDS = {
     "service": "tests/test_documents.py, against a running service",
     "checkout": "tests/test_documents.py, in a clone in which two models were released",
     "database": "tests/test_documents.py, against PostgreSQL with predictions in it",
-    "wine": "tests/tools/cluster/test_own_model.py, in a clone whose data set is another",
+    "wine": "tests/tools/cluster/test_own_model.py, in a clone with another data set",
     "wine cluster": "the same, in a cluster of its own; `make test-wine` runs it",
     "cluster": "tests/tools/cluster/test_document_commands.py, in the running cluster",
     "install": "tests/tools/cluster/test_install.py, in order, on an empty cluster; `make test-install` runs it",
 }
 SHELL = {"bash", "console", "sh", "shell", "zsh"}
-# What a block that names no language begins with when it is commands and no picture.
+# The first word of a block without a language, when the block is commands and not a diagram.
 PROGRAMS = {
     *("$", "amtool", "argocd", "bash", "cosign", "curl", "docker", "git", "helm", "kubectl", "kustomize", "make"),
     *("mlflow", "pg_dump", "pip", "podman", "promtool", "psql", "python", "sh", "sudo", ".venv/bin/python"),
@@ -32,7 +32,7 @@ FENCE = re.compile(r"(?P<indent> *)```(?P<language>[\w-]*)")
 
 
 class Block(NamedTuple):
-    """A block of commands: where it stands, what it says, and who runs it, or why nobody does."""
+    """A block of commands: its place, its text, and who runs it, or why nobody does."""
 
     document: str
     line: int
@@ -43,12 +43,12 @@ class Block(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """Return its document and line."""
         return f"{self.document}:{self.line}"
 
     @property
     def commands(self) -> list[tuple[str, list[str]]]:
-        """What is typed, each with the lines that are shown below it; of a block without prompts, all at once."""
+        """Return each command with the output shown below it; without prompts, the whole block as one command."""
         if self.language != "console":
             return [(self.text, [])]
         examples = [example.partition("\n") for example in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]]
@@ -62,12 +62,12 @@ def paths() -> list[Path]:
 
 
 def name(path: Path) -> str:
-    """Return how a document is called."""
+    """Return the path of a document in the repository."""
     return str(path.relative_to(ROOT))
 
 
 def blocks(kind: str | None = None) -> list[Block]:
-    """Return the blocks of commands of all documents, in order; those of one kind, or without it all."""
+    """Return the blocks of commands of all documents, in order; only those of a kind, if one is given."""
     found = [block for path in paths() for block in read_blocks(path.read_text(), name(path))]
     return [block for block in found if kind in {None, block.kind}]
 
@@ -92,7 +92,7 @@ def prose(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """Return what a link may name of a document, as GitHub makes it of the headings."""
+    """Return the anchors of a document's headings, as GitHub generates them."""
     found: list[str] = []
     for heading in re.findall(r"^#+ +(.+?) *$", prose(text), re.MULTILINE):
         slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
@@ -101,7 +101,7 @@ def anchors(text: str) -> set[str]:
 
 
 def run(command: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> str:
-    """Run a command and return all that it prints. Raises AssertionError unless it succeeds."""
+    """Run a command and return its output. Raises AssertionError unless it exits with 0."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -120,9 +120,9 @@ def run(command: Sequence[str], cwd: Path, environ: Mapping[str, str]) -> str:
 def check(
     block: Block, where: Path, environ: Mapping[str, str], *, port: int = 8000, prefix: Sequence[str] = ()
 ) -> None:
-    """Run a block, with a service on that port. Raises AssertionError unless it prints what the document shows.
+    """Run a block against a service on that port. Raises AssertionError unless its output is the one shown.
 
-    `prefix` is the start of the command line: what brings it to where the document is about.
+    `prefix` starts each command line, for instance to run it inside the cluster.
     """
     for command, shown in block.commands:
         here = command.replace("localhost:8000", f"localhost:{port}")
@@ -132,7 +132,7 @@ def check(
 
 
 def missing(shown: Sequence[str], printed: str) -> list[str]:
-    """Return the lines that a document shows and a command has not printed, in their order; `...` is anything."""
+    """Return the lines that a document shows and a command did not print in that order; `...` matches anything."""
     lines = iter(printed.splitlines())
     absent = []
     for line in shown:
