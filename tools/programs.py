@@ -72,9 +72,9 @@ BUILDS = {
     ),
     "syft": Build("github.com/anchore/syft", ldflags="-X main.version={number}"),
 }
-DESK = ("compose", "actionlint", "syft")
+HOST_PROGRAMS = ("compose", "actionlint", "syft")
 """What reads docker-compose.yml and the workflows, and what describes an image."""
-NAMES = (*(name for name in BUILDS if name not in DESK), "prebuilt")
+CLUSTER_PROGRAMS = (*(name for name in BUILDS if name not in HOST_PROGRAMS), "prebuilt")
 """What the cluster consists of."""
 
 

@@ -54,7 +54,7 @@ def test_two_commands_do_not_change_the_cluster_at_once(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cluster", "down"])
-    with node.alone():
+    with node.exclusive():
         assert main() == 1
     assert "another `make up` or `make down` is at work" in capsys.readouterr().err
     assert main() == 0

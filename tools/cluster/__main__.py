@@ -22,14 +22,14 @@ app = typer.Typer(help="A real Kubernetes on this machine.", pretty_exceptions_e
 @app.command()
 def up() -> None:
     """Start the cluster and its platform; a second time, bring it up to date."""
-    with node.alone():
+    with node.exclusive():
         steps.up()
 
 
 @app.command()
 def down() -> None:
     """End the cluster, however it was left, and leave nothing but the cache of programs and images."""
-    with node.alone(), step("down"):
+    with node.exclusive(), step("down"):
         node.stop()
     console.print("next: make up")
 
@@ -45,7 +45,7 @@ def status() -> None:
 def exec(command: Annotated[list[str], typer.Argument(metavar="COMMAND...")]) -> None:  # noqa: A001 - its name
     """Run a command inside the cluster's machine, where kubectl, argocd and the rest are on PATH and set up."""
     sys.stdout.flush()
-    argv = node.inside(command)
+    argv = node.nsenter(command)
     os.execvpe(argv[0], argv, dict(node.environment()))  # noqa: S606 - its place is taken, signals and all
 
 
@@ -66,9 +66,9 @@ def logs(name: Annotated[str, typer.Argument(help="which; all are listed without
 @app.command()
 def kubeconfig() -> None:
     """Print a kubeconfig for programs on this host; it holds the key of the cluster's administrator."""
-    node.inside([])
+    node.nsenter([])
     config = (node.state() / "root" / node.KUBECONFIG.removeprefix("/")).read_text()
-    typer.echo(config.replace(f"https://{node.NODE}:6443", "https://127.0.0.1:6443"), nl=False)
+    typer.echo(config.replace(f"https://{node.IP}:6443", "https://127.0.0.1:6443"), nl=False)
 
 
 @app.command()
@@ -76,7 +76,7 @@ def build(
     name: Annotated[str, typer.Argument(help="a folder of tools/modules, or prebuilt; all without")] = "",
 ) -> None:
     """Build the programs that are not in the cache yet, and print the folders in which they are."""
-    for one in [name] if name else (*programs.NAMES, *programs.DESK):
+    for one in [name] if name else (*programs.CLUSTER_PROGRAMS, *programs.HOST_PROGRAMS):
         with step(f"programs: {one}") as say:
             typer.echo(programs.folder(one, say))
     if not name:

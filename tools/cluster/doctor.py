@@ -73,10 +73,10 @@ def examine() -> Iterator[Check]:
     yield _amount(
         "memory", _free_memory(), MEMORY, f"free {MEMORY:.0f} GiB; `ps aux --sort=-rss | head` says who has it"
     )
-    needed = DISK if all(map(programs.is_built, programs.NAMES)) else DISK + DISK_TO_BUILD
+    needed = DISK if all(map(programs.is_built, programs.CLUSTER_PROGRAMS)) else DISK + DISK_TO_BUILD
     yield _amount("disk", _free_disk(), needed, f"free {needed:.0f} GiB on the disk of {cache.root()}")
     if node.init_pid() is None:
-        yield from map(_port, node.DOORS)
+        yield from map(_port, node.PORT_FORWARDS)
     leftovers = node.leftovers()
     yield Check("leftovers", " ".join(map(str, leftovers)) or "none", "make down" if leftovers else "")
 
@@ -174,7 +174,7 @@ def _free_disk() -> float:
     return shutil.disk_usage(folder).free / 2**30
 
 
-def _port(door: node.Door) -> Check:
+def _port(door: node.PortForward) -> Check:
     try:
         socket.create_server(("127.0.0.1", door.port)).close()
     except OSError as error:

@@ -29,13 +29,13 @@ from tools.progress import ClusterError, Say, wait_for
 
 REPOSITORY = "iris-gitops.git"
 PORT = 8099
-DISPATCHES = "/repos/iris-gitops/iris-gitops/dispatches"
-MACHINE = identity("iris-gitops", "iris-gitops@localhost")
+DISPATCH_PATH = "/repos/iris-gitops/iris-gitops/dispatches"
+IDENTITY = identity("iris-gitops", "iris-gitops@localhost")
 
 
 def folder() -> Path:
     """Return the folder of the forge, which goes with the cluster."""
-    return node.state() / "forge"
+    return node.state() / "git-server"
 
 
 def repository() -> Path:
@@ -43,7 +43,7 @@ def repository() -> Path:
     return folder() / REPOSITORY
 
 
-def main() -> str:
+def head() -> str:
     """Return the id of the newest commit on main. Raises GitError."""
     return git("rev-parse", "main")
 
@@ -67,11 +67,11 @@ def update(say: Say) -> None:
         _git(half, "symbolic-ref", "HEAD", "refs/heads/main")
         half.rename(repository())
     git("fetch", "--quiet", str(ROOT), "HEAD")
-    with tempfile.TemporaryDirectory(prefix="iris-forge-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="iris-git-server-") as temporary:
         clone = Path(temporary) / "clone"
         _git(ROOT, "clone", "--quiet", "--shared", str(repository()), str(clone))
         try:
-            _git(clone, "merge", "--quiet", "--no-edit", _git(ROOT, "rev-parse", "HEAD").strip(), environ=MACHINE)
+            _git(clone, "merge", "--quiet", "--no-edit", _git(ROOT, "rev-parse", "HEAD").strip(), environ=IDENTITY)
         except GitError as error:
             raise ClusterError(
                 f"the cluster's main does not go together with this checkout ({error}); push to {repository()} "
@@ -88,9 +88,9 @@ def start(token: str, say: Say) -> None:
     command = [sys.executable, "-P", "-m", "tools.cluster.git_server", str(folder())]
     environ = {**node.environment(), "PYTHONPATH": str(ROOT)}
     environ.pop("TMPDIR", None)  # that of `make up` goes with it
-    with node.log("forge").open("a") as out:
+    with node.log("git-server").open("a") as out:
         subprocess.Popen(
-            node.inside(command),
+            node.nsenter(command),
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -104,9 +104,9 @@ def start(token: str, say: Say) -> None:
 def serve(where: Path) -> None:
     """Serve until the machine ends."""
     (where / "pid").write_text(str(os.getpid()))
-    os.environ.update(MACHINE)
-    address = ("--listen=" + node.NODE, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
-    server = Server((node.NODE, PORT), where)
+    os.environ.update(IDENTITY)
+    address = ("--listen=" + node.IP, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
+    server = Server((node.IP, PORT), where)
     threading.Thread(target=_tell_of_commits, args=(where,), daemon=True).start()
     threading.Thread(target=server.catch_up, daemon=True).start()
     with subprocess.Popen(["git", "daemon", "--reuseaddr", "--informative-errors", *address]):
@@ -124,7 +124,7 @@ class Server(ThreadingHTTPServer):
 
     def revert(self, event: bytes) -> None:
         """Have `delivery` decide what the message means for git, and push what it commits, as on GitHub."""
-        with self.one_at_a_time, tempfile.NamedTemporaryFile(prefix="iris-forge-") as message:
+        with self.one_at_a_time, tempfile.NamedTemporaryFile(prefix="iris-git-server-") as message:
             message.write(event)
             message.flush()
             try:
@@ -164,7 +164,7 @@ class Endpoint(BaseHTTPRequestHandler):
             threading.Thread(target=self.server.revert, args=(event,), daemon=True).start()
 
     def _judge(self) -> tuple[HTTPStatus, bytes]:
-        if self.path != DISPATCHES:
+        if self.path != DISPATCH_PATH:
             return HTTPStatus.NOT_FOUND, b""
         shown = self.headers.get("Authorization", "").encode()
         if not hmac.compare_digest(shown, f"Bearer {self.server.token}".encode()):
@@ -205,10 +205,10 @@ def _answers() -> str | None:
         "/dev/null",
         "--write-out",
         "%{http_code}",
-        f"http://{node.NODE}:{PORT}/",
+        f"http://{node.IP}:{PORT}/",
     )
     node.run(*ask, "--request", "POST", seconds=5)
-    node.run("git", "ls-remote", f"git://{node.NODE}/{REPOSITORY}", "main", seconds=5)
+    node.run("git", "ls-remote", f"git://{node.IP}/{REPOSITORY}", "main", seconds=5)
     return None
 
 

@@ -169,7 +169,7 @@ def push(engine: Engine, image: str, reference: str) -> None:
     arguments = ("push", "--quiet", "--tls-verify=false", "--disable-compression", image)
     command = [*engine.command, *arguments, f"docker://{node.REGISTRY}/{reference}"]
     done = subprocess.run(
-        node.inside(command, "--net"), env=node.environment(), capture_output=True, text=True, check=False
+        node.nsenter(command, "--net"), env=node.environment(), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise ClusterError(f"{image} could not be pushed: {done.stderr.strip()}")

@@ -21,8 +21,8 @@ from tools.progress import ClusterError, NotRunningError
 HERE = Path(__file__).parent
 CONFIG = HERE / "config"
 SCRIPT = HERE / "node.sh"
-NODE = "10.20.0.1"  # exists inside the cluster's network only, as do the addresses of pods and services
-REGISTRY = f"{NODE}:5000"
+IP = "10.20.0.1"  # exists inside the cluster's network only, as do the addresses of pods and services
+REGISTRY = f"{IP}:5000"
 KUBECONFIG = "/etc/kubernetes/admin.conf"
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
 PRIVATE = (
@@ -37,7 +37,7 @@ PRIVATE = (
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-class Door(NamedTuple):
+class PortForward(NamedTuple):
     """A port of this host's loopback, and what it leads to inside."""
 
     name: str
@@ -45,11 +45,11 @@ class Door(NamedTuple):
     address: str
 
 
-DOORS = (
-    Door("router", 8080, "traefik.traefik.svc.cluster.local:80"),
-    Door("router, TLS", 8443, "traefik.traefik.svc.cluster.local:443"),
-    Door("Prometheus", 9090, "prometheus.monitoring.svc.cluster.local:9090"),
-    Door("API server", 6443, f"{NODE}:6443"),
+PORT_FORWARDS = (
+    PortForward("router", 8080, "traefik.traefik.svc.cluster.local:80"),
+    PortForward("router, TLS", 8443, "traefik.traefik.svc.cluster.local:443"),
+    PortForward("Prometheus", 9090, "prometheus.monitoring.svc.cluster.local:9090"),
+    PortForward("API server", 6443, f"{IP}:6443"),
 )
 
 
@@ -73,7 +73,7 @@ def path(programs: Sequence[Path]) -> str:
     return ":".join([*map(str, programs), SYSTEM_PATH])
 
 
-def runs(made_from: str) -> bool:
+def is_running(made_from: str) -> bool:
     """Whether a machine runs that was started from the same."""
     recorded = state() / "made-from"
     return init_pid() is not None and recorded.exists() and recorded.read_text() == made_from
@@ -82,7 +82,7 @@ def runs(made_from: str) -> bool:
 def start(programs: Sequence[Path], made_from: str) -> None:
     """Start the machine with an empty state and `programs` on its PATH. Raises ClusterError."""
     stop()
-    listeners = {door: _listen(door) for door in DOORS}
+    listeners = {forward: _listen(forward) for forward in PORT_FORWARDS}
     _prepare(programs, listeners)
     environ = {
         # No proxy, no language: nothing of the person who starts it.
@@ -90,10 +90,10 @@ def start(programs: Sequence[Path], made_from: str) -> None:
         "HOME": str(state()),
         "PRIVATE": " ".join(map(str, PRIVATE)),
         "CGROUP": _cgroup(),
-        "NODE": NODE,
-        "DOORS": " ".join(str(server.fileno()) for server in listeners.values()),
+        "NODE_IP": IP,
+        "PORT_FORWARDS": " ".join(str(server.fileno()) for server in listeners.values()),
     }
-    with log("machine").open("w") as out:
+    with log("node").open("w") as out:
         process = subprocess.Popen(
             ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", *_first_process()],
             env=environ,
@@ -114,7 +114,7 @@ def start(programs: Sequence[Path], made_from: str) -> None:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def exclusive() -> Iterator[None]:
     """Keep other commands from changing the cluster meanwhile, and temporary files where they are found again.
 
     Raises ClusterError when another command is at work.
@@ -158,7 +158,7 @@ def stop() -> None:
         raise ClusterError(f"{state()} cannot be removed; `rm -r {state()}` says why")
 
 
-def inside(command: Sequence[str], *namespaces: str) -> list[str]:
+def nsenter(command: Sequence[str], *namespaces: str) -> list[str]:
     """Return the command that runs `command` inside the cluster: in those of its namespaces, or in all.
 
     Raises ClusterError.
@@ -186,7 +186,7 @@ def run(*command: str, stdin: str | None = None, seconds: float = 120) -> str:
     shown = " ".join(command[:6])
     try:
         done = subprocess.run(
-            inside(command),
+            nsenter(command),
             env=environment(),
             input=stdin,
             capture_output=True,
@@ -209,7 +209,7 @@ def leftovers() -> list[Path]:
     return [*_cgroups(), *_mount_points(), *([state()] if state().exists() else [])]
 
 
-def use() -> tuple[float, int]:
+def usage() -> tuple[float, int]:
     """Return the seconds of processor time that the cluster's processes have used, and their memory in bytes.
 
     Memory is the proportional set size: what several share is counted once.
@@ -280,29 +280,30 @@ def _mount_points() -> list[Path]:
     return [folder for folder in map(Path, reversed(made)) if folder.exists()]
 
 
-def _listen(door: Door) -> socket.socket:
+def _listen(forward: PortForward) -> socket.socket:
     try:
-        return socket.create_server(("127.0.0.1", door.port))
+        return socket.create_server(("127.0.0.1", forward.port))
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise ClusterError(
-            f"port {door.port} ({door.name}) is taken: {os.strerror(error.errno or 0)}; `ss -ltnp` says by whom"
+            f"cannot listen on port {forward.port} ({forward.name}): {reason}; `ss -ltnp` shows what uses it"
         ) from error
 
 
-def _prepare(programs: Sequence[Path], listeners: Mapping[Door, socket.socket]) -> None:
+def _prepare(programs: Sequence[Path], listeners: Mapping[PortForward, socket.socket]) -> None:
     """Write the state that the machine starts from."""
     (state() / "log").mkdir(parents=True)
     (state() / "path").write_text(path(programs))
     values = {
         "STATE": str(state()),
         "CACHE": str(cache.root()),
-        "NODE": NODE,
+        "NODE_IP": IP,
         "CGROUP": _cgroup(),
         "KUBERNETES": version("kubernetes"),
         "ETCD": version("etcd"),
-        "DOORS": "\n".join(
-            f"listen {door.port}\n  bind fd@{server.fileno()}\n  server inside {door.address} resolvers cluster"
-            for door, server in listeners.items()
+        "PORT_FORWARDS": "\n".join(
+            f"listen {port}\n  bind fd@{server.fileno()}\n  server service {address} resolvers cluster"
+            for (_, port, address), server in listeners.items()
         ),
     }
     for file in (file for file in CONFIG.rglob("*") if file.is_file()):

@@ -1,7 +1,7 @@
 #!/bin/bash
-# The cluster's first process: in namespaces of its own it runs the registry, containerd, the kubelet and the doors to
-# the outside. When it dies, all of it is gone. node.py calls it with the state's folder, and with these variables:
-# NODE, its address; PRIVATE, folders to mount over; CGROUP; DOORS, the numbers of listeners that it inherits.
+# The node's init process. It runs the registry, containerd, the kubelet and the port forwards in namespaces of its own;
+# when it dies, the kernel ends all of them. node.py passes the state's folder as the argument, and these variables:
+# NODE_IP; PRIVATE, the folders to mount over; CGROUP; PORT_FORWARDS, the file descriptors of inherited listeners.
 set -u
 cd "$1" || exit 1
 for folder in $PRIVATE; do
@@ -32,14 +32,14 @@ done
 # There need not be a dummy device; a bridge carries the node's address as well.
 ip link set lo up
 ip link add node0 type bridge
-ip addr add "$NODE/24" dev node0
+ip addr add "$NODE_IP/24" dev node0
 ip link set node0 up
-ip route add default via "$NODE" dev node0
+ip route add default via "$NODE_IP" dev node0
 sysctl -qw net.ipv4.ip_forward=1
 
-haproxy -db -f config/haproxy.cfg > log/doors.log 2>&1 &
-for door in $DOORS; do
-  eval "exec $door>&-" # they are nobody else's
+haproxy -db -f config/haproxy.cfg > log/haproxy.log 2>&1 &
+for descriptor in $PORT_FORWARDS; do
+  eval "exec $descriptor>&-" # only haproxy may hold the listeners
 done
 docker-registry serve config/registry.yml > log/registry.log 2>&1 &
 containerd --config config/containerd.toml > log/containerd.log 2>&1 &

@@ -8,29 +8,36 @@ from typing import Any
 from tools.cluster import git_server, node
 
 
-def token() -> str:
+def git_server_token() -> str:
     """Return what the forge has to be shown."""
-    return _secret("forge-token")
+    return _secret("git-server-token")
 
 
 def objects() -> str:
     """Return the Secrets of the databases, of the notification and of who signs, as JSON for kubectl."""
     dev, prod = _secret("database-dev"), _secret("database-prod")
     notified = {
-        "forge-url": f"http://{node.NODE}:{git_server.PORT}{git_server.DISPATCHES}",
-        "forge-token": token(),
+        "forge-url": f"http://{node.IP}:{git_server.PORT}{git_server.DISPATCH_PATH}",
+        "forge-token": git_server_token(),
     }
     items = [
-        secret("iris-dev", "iris-database", {"url": f"postgresql://iris:{dev}@postgres/iris", "password": dev}),
-        secret("iris-prod", "iris-database", {"url": f"postgresql://iris:{prod}@postgres.database/iris"}),
-        secret("database", "iris-database", {"password": prod}),
-        secret("argo-rollouts", "argo-rollouts-notification-secret", notified),
-        *(secret(f"iris-{name}", "iris-signer", {"key": _key(".pub").read_text()}) for name in ("dev", "prod")),
+        kubernetes_secret(
+            "iris-dev", "iris-database", {"url": f"postgresql://iris:{dev}@postgres/iris", "password": dev}
+        ),
+        kubernetes_secret(
+            "iris-prod", "iris-database", {"url": f"postgresql://iris:{prod}@postgres.database/iris"}
+        ),
+        kubernetes_secret("database", "iris-database", {"password": prod}),
+        kubernetes_secret("argo-rollouts", "argo-rollouts-notification-secret", notified),
+        *(
+            kubernetes_secret(f"iris-{name}", "iris-signer", {"key": _key(".pub").read_text()})
+            for name in ("dev", "prod")
+        ),
     ]
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
 
 
-def sign(image: str) -> None:
+def sign_image(image: str) -> None:
     """Sign an image of this cluster's registry, by its digest, and tell no public log. Raises ClusterError."""
     nobody = _folder() / "signing-config.json"
     nobody.write_text(json.dumps({"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"}))
@@ -60,7 +67,7 @@ def _secret(name: str) -> str:
     return file.read_text()
 
 
-def secret(namespace: str, name: str, values: dict[str, str]) -> dict[str, Any]:
+def kubernetes_secret(namespace: str, name: str, values: dict[str, str]) -> dict[str, Any]:
     """Return a Secret as an object of the API."""
     metadata = {"namespace": namespace, "name": name}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}

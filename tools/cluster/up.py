@@ -21,9 +21,9 @@ def up() -> None:
         _apply(kustomize.render("overlays/local/platform", say), say)
         _apply(secrets.objects(), say)
         _answer_as_load_balancer()
-    with step("forge", node.log("forge")) as say:
+    with step("git server", node.log("git-server")) as say:
         git_server.update(say)
-        git_server.start(secrets.token(), say)
+        git_server.start(secrets.git_server_token(), say)
     with step("pods", node.log("kubelet")) as say:
         wait_for(_workloads, 10 * MINUTES, say)
         wait_for(_metrics, 5 * MINUTES, say)
@@ -36,16 +36,16 @@ def up() -> None:
 
 def kubernetes() -> None:
     """Bring up a Kubernetes without the platform, or what is missing of it. Raises ClusterError."""
-    with step("this machine"):
+    with step("prerequisites"):
         doctor.prepare()
     with step("programs") as say:
-        folders = [programs.folder(name, say) for name in programs.NAMES]
+        folders = [programs.folder(name, say) for name in programs.CLUSTER_PROGRAMS]
     # What the machine was started from cannot be changed while it runs; the platform can.
     made_from = cache.key(
         node.CONFIG, node.SCRIPT, *map(str, folders), *(image.key() for image in images.all_images())
     )
-    if not (node.runs(made_from) and (node.state() / INITIALISED).exists()):
-        with step("machine", node.log("machine")) as say:
+    if not (node.is_running(made_from) and (node.state() / INITIALISED).exists()):
+        with step("node", node.log("node")) as say:
             node.start(folders, made_from)
             wait_for(_registry, 60, say)
     with step("images") as say:
@@ -53,16 +53,16 @@ def kubernetes() -> None:
     if not (node.state() / INITIALISED).exists():
         with step("Kubernetes", node.log("kubeadm")):
             _init()
-    with step("node", node.log("kubelet")) as say:
+    with step("kubelet", node.log("kubelet")) as say:
         wait_for(_node, 5 * MINUTES, say)
     _make_folders_of_volumes()
 
 
 def measured(seconds: float) -> str:
     """Return the cluster's memory and its use of processors over that time, for people."""
-    before, _ = node.use()
+    before, _ = node.usage()
     time.sleep(seconds)
-    after, memory = node.use()
+    after, memory = node.usage()
     return f"{memory / 2**30:.1f} GiB of memory, {(after - before) / seconds:.2f} cores"
 
 
@@ -115,7 +115,7 @@ def _make_folders_of_volumes() -> None:
 
 def _applications() -> str | None:
     """Say which applications are not yet as main says; a release may move it meanwhile."""
-    found, commit = _get("applications", "--namespace=argocd"), git_server.main()
+    found, commit = _get("applications", "--namespace=argocd"), git_server.head()
     behind = [reason for item in found if (reason := _behind(item, commit))]
     return "; ".join(behind) if found else "Argo CD has not found any yet"
 
@@ -140,7 +140,7 @@ def _behind(application: KubernetesObject, commit: str) -> str | None:
 
 def _answer_as_load_balancer() -> None:
     """Give the router's Service the node's address, as a cloud would give it one of its own."""
-    status = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": node.NODE}]}}})
+    status = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": node.IP}]}}})
     command = ("kubectl", "patch", "service", "traefik", "--namespace=traefik", "--subresource=status")
     node.run(*command, "--type=merge", f"--patch={status}")
 
@@ -184,7 +184,7 @@ def _get(kinds: str, *options: str) -> list[KubernetesObject]:
 
 
 def _say_what_next() -> None:
-    doors = "".join(f"\n  {door.name:<12} localhost:{door.port}" for door in node.DOORS)
+    doors = "".join(f"\n  {door.name:<12} localhost:{door.port}" for door in node.PORT_FORWARDS)
     console.print(f"""{doors}
 next:
   make shell  a shell in the cluster, with kubectl, argocd and the rest set up; in it, for instance

@@ -54,7 +54,7 @@ def see_promoted(stage: Stage, shipped: Shipped, begun: float) -> Outcome:
     phases = [run["status"]["phase"] for run in stage.watch.runs(stage.pod_hash())][-3:]
     hold(phases == ["Successful"] * 3, f"its gates were {phases}")
     stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == git_server.main(), 60, "Argo CD says that it is synced"
+        lambda: stage.watch.synced("iris-prod") == git_server.head(), 60, "Argo CD says that it is synced"
     )
     stage.watch.until(lambda: served_by(stage, shipped), 20, "all users being served by it")
     nothing_lost(stage, begun)
@@ -103,7 +103,7 @@ def see_taken_back(
     hold(bool(re.search(reason, body)), f"the revert's reason does not say {reason!r}: {body}")
     stage.watch.until(stage.rests, 90, "the version before is all that runs")
     stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == git_server.main(), 60, "Argo CD says that it is synced"
+        lambda: stage.watch.synced("iris-prod") == git_server.head(), 60, "Argo CD says that it is synced"
     )
 
     # Who was not sent to it noticed nothing: nothing failed before the first one was, nor after the last.

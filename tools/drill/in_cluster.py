@@ -22,7 +22,7 @@ class Inside:
     def __enter__(self) -> "Inside":
         # Not in the namespace of processes: it is this one's child, and ends with it.
         self._process = subprocess.Popen(
-            node.inside(self._command, "--net", "--mount"),
+            node.nsenter(self._command, "--net", "--mount"),
             env=node.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -67,7 +67,7 @@ class Loop:
     def delivery(self, *arguments: str) -> str:
         """Run a command of `delivery` in the clone, where it can ask the cluster. Raises RefusedError."""
         inner = [sys.executable, "-P", "-m", "delivery", *arguments]
-        command = node.inside(["env", f"--chdir={self.folder}", *inner], "--net", "--mount")
+        command = node.nsenter(["env", f"--chdir={self.folder}", *inner], "--net", "--mount")
         environ = {**node.environment(), **PERSON, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:

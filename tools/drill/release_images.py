@@ -117,5 +117,5 @@ def _push(tag: str) -> str:
 
 def _push_signed(tag: str) -> str:
     digest = _push(tag)
-    secrets.sign(f"{images.in_registry(IMAGE)}@{digest}")
+    secrets.sign_image(f"{images.in_registry(IMAGE)}@{digest}")
     return digest

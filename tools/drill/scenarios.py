@@ -114,7 +114,7 @@ def an_image_that_nobody_signed(stage: Stage) -> Outcome:
     hold(shipped.digest not in node.run("kubectl", "get", *asked), "the cluster was asked to run it")
     stage.loop.revert()
     stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == git_server.main(), 90, "Argo CD says that it is synced"
+        lambda: stage.watch.synced("iris-prod") == git_server.head(), 90, "Argo CD says that it is synced"
     )
     sha, body = revert_of(shipped.digest)
     hold(why in body, f"the revert does not say why: {body}")
@@ -226,7 +226,7 @@ def a_person_reverts_later(stage: Stage) -> Outcome:
     hold(stage.next_good() != before, "git says something else than the release before")
     outcome = see_promoted(stage, before, begun)
     hold(outcome.bad == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
-    return outcome._replace(revert=git_server.main()[:10])
+    return outcome._replace(revert=git_server.head()[:10])
 
 
 def a_rejected_release(stage: Stage) -> Outcome:
@@ -264,14 +264,14 @@ def killed(what: str) -> Callable[[Stage], Outcome]:
 
 def a_forged_event(stage: Stage) -> Outcome:
     """Somebody tells the forge, with its token or without, that what runs well was aborted: git stays as it is."""
-    begun, head = time.time(), git_server.main()
+    begun, head = time.time(), git_server.head()
     image = stage.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
     payload = {"namespace": "iris-prod", "rollout": "iris", "image": image}
     message = json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
-    answers = [_tell_forge(message, token) for token in ("", "guessed", secrets.token())]
+    answers = [_tell_forge(message, token) for token in ("", "guessed", secrets.git_server_token())]
     hold(answers == ["401", "401", "204"], f"the forge has answered {answers}")
     time.sleep(5)
-    hold(git_server.main() == head, "git was changed")
+    hold(git_server.head() == head, "git was changed")
     hold(stage.rests(), "the rollout was changed")
     return Outcome("nothing changed", None, bad(stage, begun), "")
 
@@ -280,7 +280,7 @@ def _tell_forge(message: str, token: str) -> str:
     """Return the status that the forge answers a message with."""
     options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
     authorization = f"Authorization: Bearer {token}"
-    url = f"http://{node.NODE}:{git_server.PORT}{git_server.DISPATCHES}"
+    url = f"http://{node.IP}:{git_server.PORT}{git_server.DISPATCH_PATH}"
     return node.run("curl", *options, "--header", authorization, url, stdin=message)
 
 

@@ -36,8 +36,8 @@ class Told:
 
     def __enter__(self) -> "Told":
         self._inside.__enter__()
-        slack = {"slack-url": f"http://{node.NODE}:{PORT}/"}
-        secret = json.dumps(secrets.secret("monitoring", "alertmanager", slack))
+        slack = {"slack-url": f"http://{node.IP}:{PORT}/"}
+        secret = json.dumps(secrets.kubernetes_secret("monitoring", "alertmanager", slack))
         node.run("kubectl", "apply", "--server-side", "--filename=-", stdin=secret)
         # A new one reads it at once, and knows of nothing that was told before.
         node.run("kubectl", "delete", "pod", *ALERTMANAGER)
@@ -78,7 +78,7 @@ class Slack(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Take messages until standard input ends."""
-    server = ThreadingHTTPServer((node.NODE, PORT), Slack)
+    server = ThreadingHTTPServer((node.IP, PORT), Slack)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()
 

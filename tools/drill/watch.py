@@ -112,7 +112,7 @@ class Watch:
     def _follow(self, kind: str, namespace: str) -> None:
         options = ("--watch", "--output-watch-events", "--output=json")
         while not self._over.is_set():
-            command = node.inside(
+            command = node.nsenter(
                 ["kubectl", "get", kind, f"--namespace={namespace}", *options], "--net", "--mount"
             )
             process = subprocess.Popen(
@@ -149,7 +149,7 @@ class Watch:
     def _sample(self) -> None:
         """Take a sample every second, and see what the forge commits."""
         counted = 0
-        head = git_server.main()
+        head = git_server.head()
         while not self._over.wait(1):
             now = time.time()
             new = self.traffic.answers[counted:]
@@ -168,7 +168,7 @@ class Watch:
                     bad=len(new) - len(good),
                 )
             )
-            if (latest := git_server.main()) != head:
+            if (latest := git_server.head()) != head:
                 head = latest
                 subject = git_server.git("log", "-1", "--format=%s", head)
                 taken_back = "taken back" in subject

@@ -26,14 +26,14 @@ PLATFORM = {"argo-rollouts", "argocd", "database", "kube-system", "monitoring", 
 
 def test_up_says_each_step_with_its_time_and_what_to_do_next(cluster: str) -> None:
     for step in (
-        "this machine",
+        "prerequisites",
         "programs",
-        "machine",
+        "node",
         "images",
         "Kubernetes",
-        "node",
+        "kubelet",
         "platform",
-        "forge",
+        "git server",
         "pods",
         "applications",
     ):
@@ -163,16 +163,16 @@ def test_argo_cd_makes_a_commit_so_and_keeps_it_so(cluster: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("token", "path", "message", "status"),
     [
-        ("", git_server.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
-        ("guessed", git_server.DISPATCHES, {"event_type": "rollout-aborted"}, 401),
+        ("", git_server.DISPATCH_PATH, {"event_type": "rollout-aborted"}, 401),
+        ("guessed", git_server.DISPATCH_PATH, {"event_type": "rollout-aborted"}, 401),
         (None, "/", {"event_type": "rollout-aborted"}, 404),
         (None, f"/{git_server.REPOSITORY}/config", {}, 404),
-        (None, git_server.DISPATCHES, {"event_type": "other"}, 422),
-        (None, git_server.DISPATCHES, [], 422),
-        (None, git_server.DISPATCHES, {"event_type": "rollout-aborted", "padding": "x" * LARGEST}, 413),
+        (None, git_server.DISPATCH_PATH, {"event_type": "other"}, 422),
+        (None, git_server.DISPATCH_PATH, [], 422),
+        (None, git_server.DISPATCH_PATH, {"event_type": "rollout-aborted", "padding": "x" * LARGEST}, 413),
         (
             None,
-            git_server.DISPATCHES,
+            git_server.DISPATCH_PATH,
             {"event_type": "rollout-aborted", "client_payload": {"namespace": "x"}},
             204,
         ),
@@ -185,21 +185,21 @@ def test_the_forge_takes_one_message_from_those_who_know_the_token_and_a_forged_
     message: object,
     status: int,
 ) -> None:
-    head, told = _git(git_server.repository(), "rev-parse", "main"), node.log("forge").stat().st_size
-    shown = secrets.token() if token is None else token
+    head, told = _git(git_server.repository(), "rev-parse", "main"), node.log("git-server").stat().st_size
+    shown = secrets.git_server_token() if token is None else token
     options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
-    url = f"http://{node.NODE}:{git_server.PORT}{path}"
+    url = f"http://{node.IP}:{git_server.PORT}{path}"
     authorization = ("--header", f"Authorization: Bearer {shown}")
     done = _run("curl", *options, *authorization, url, stdin=json.dumps(message))
     assert done.stdout == str(status)
     if status == HTTPStatus.NO_CONTENT:  # it is judged after the answer
         said = "nothing was changed"
-        wait_until(lambda: said in node.log("forge").read_text()[told:], "the forge to judge it", MINUTES)
+        wait_until(lambda: said in node.log("git-server").read_text()[told:], "the forge to judge it", MINUTES)
     assert _git(git_server.repository(), "rev-parse", "main") == head
 
 
 def test_git_can_be_read_from_the_forge_and_not_written(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
-    address = f"git://{node.NODE}/{git_server.REPOSITORY}"
+    address = f"git://{node.IP}/{git_server.REPOSITORY}"
     assert _run("git", "clone", "--quiet", address, str(tmp_path / "clone")).returncode == 0
     done = _run("git", "-C", str(tmp_path / "clone"), "push", "--quiet", address, "HEAD:refs/heads/other")
     assert done.returncode != 0
@@ -289,7 +289,7 @@ def test_exec_passes_on_folder_output_and_exit_code(cluster: str, tmp_path: Path
 
 def test_logs_and_status_show_what_runs(cluster: str) -> None:  # noqa: ARG001
     names = run_cluster("logs").stdout.split()
-    assert {"containerd", "doors", "kubeadm", "kubelet", "machine", "registry"} <= set(names)
+    assert {"containerd", "haproxy", "kubeadm", "kubelet", "node", "registry"} <= set(names)
     assert "initialized successfully" in run_cluster("logs", "kubeadm").stdout
     missing = run_cluster("logs", "nothing")
     assert missing.returncode == 1
@@ -318,7 +318,7 @@ def _exec(*command: str) -> subprocess.CompletedProcess[str]:
 
 def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        node.inside(command),
+        node.nsenter(command),
         env=node.environment(),
         input=stdin,
         capture_output=True,

@@ -45,7 +45,7 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
 def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(node, "DOORS", (node.Door("router", port, "somewhere:80"),))
+        monkeypatch.setattr(node, "PORT_FORWARDS", (node.PortForward("router", port, "somewhere:80"),))
         assert f"sport = :{port}" in _check(f"port {port}").fix
     assert _check(f"port {port}") == Check(f"port {port}", "free for router")
 

@@ -27,4 +27,4 @@ def clone(placeholder: None, tmp_path_factory: pytest.TempPathFactory) -> Path: 
 def test_commands_for_a_cluster_do_what_the_document_says(block: Block, clone: Path) -> None:
     environ = dict(node.environment())
     environ |= {"PATH": f"{Path(sys.executable).parent}:{environ['PATH']}", "NS": "iris-dev", "ROLLOUT": "two"}
-    documents.check(block, clone, environ, prefix=node.inside(["env", f"--chdir={clone}"]))
+    documents.check(block, clone, environ, prefix=node.nsenter(["env", f"--chdir={clone}"]))

@@ -34,16 +34,16 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.exit("a cluster runs here, and this needs an empty one; `make down`, if you can do without it", 1)
     fork = clone.make(tmp_path_factory.mktemp("install"))
     try:
-        _do("from cluster import machine, up", "with node.alone(): up.kubernetes()")
+        _do("from tools.cluster import node, up", "with node.exclusive(): up.kubernetes()")
         git_server.folder().mkdir()
         clone.git(fork, "init", "--quiet", "--bare", "--initial-branch=main", str(git_server.repository()))
         clone.git(fork, "remote", "set-url", "origin", str(git_server.repository()))
         _change(
             fork,
             "manifests/argocd/kustomization.yaml",
-            {"https://github.com/iris-gitops/iris-gitops.git": f"git://{node.NODE}/{git_server.REPOSITORY}"},
+            {"https://github.com/iris-gitops/iris-gitops.git": f"git://{node.IP}/{git_server.REPOSITORY}"},
         )
-        _do("from cluster import forge, secrets", "forge.start(secrets.token(), print)")
+        _do("from tools.cluster import git_server, secrets", "git_server.start(secrets.git_server_token(), print)")
         yield fork
     finally:
         subprocess.run([*CLUSTER, "down"], cwd=ROOT, check=True)
@@ -66,7 +66,7 @@ def environ(
         "PRIVATE": str(private),
         "COSIGN_PASSWORD": "of this test",  # instead of being asked for it
         "PROD_DATABASE_URL": _database(),
-        "TOKEN": secrets.token(),
+        "TOKEN": secrets.git_server_token(),
     }
 
 
@@ -74,7 +74,7 @@ def test_the_document_leads_from_an_empty_cluster_to_a_release_in_prod(
     fork: Path, environ: Mapping[str, str], model: Path
 ) -> None:
     def follow(block: Block, where: Path = fork, **variables: str) -> None:
-        prefix = node.inside(["env", f"--chdir={where}"])
+        prefix = node.nsenter(["env", f"--chdir={where}"])
         documents.check(block, where, {**environ, **variables}, prefix=prefix)
 
     own, there = documents.blocks("install"), documents.blocks("cluster")
@@ -113,9 +113,9 @@ def _with_upstream(fork: Path) -> Path:
 
 def _database() -> str:
     """Start prod's PostgreSQL, with the volumes of dev's and of Prometheus; return its address."""
-    kubectl("apply", f"--filename={ROOT}/cluster/platform/volumes.yaml")
-    kubectl("apply", f"--kustomize={ROOT}/cluster/database")
-    password = secrets.token()
+    kubectl("apply", f"--filename={ROOT}/overlays/local/platform/volumes.yaml")
+    kubectl("apply", f"--kustomize={ROOT}/overlays/local/database")
+    password = secrets.git_server_token()
     kubectl("create", "secret", "generic", "iris-database", "-n", DATABASE, f"--from-literal=password={password}")
     return f"postgresql://iris:{password}@postgres.{DATABASE}/iris"
 
@@ -147,7 +147,7 @@ def _push_signed(model: Path, fork: Path, environ: Mapping[str, str]) -> str:
     private = Path(environ["PRIVATE"])
     (private / "none.json").write_text('{"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"}')
     command = ["cosign", "sign", "--yes", f"--key={private}/cosign.key", f"--signing-config={private}/none.json"]
-    documents.run(node.inside([*command, "--allow-http-registry", f"{REPOSITORY}@{digest}"]), private, environ)
+    documents.run(node.nsenter([*command, "--allow-http-registry", f"{REPOSITORY}@{digest}"]), private, environ)
     return digest
 
 
