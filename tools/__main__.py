@@ -6,13 +6,9 @@ from pathlib import Path
 
 import typer
 
-from delivery import command_line
+from tools import command_line
 from tools import image as images
 from tools import run as running
-from tools.child_process import StartError
-from tools.engine import ImageError
-from tools.packages import PackageError
-from tools.postgres import PostgresError
 
 STATE = Path(".local")
 app = typer.Typer(
@@ -36,10 +32,5 @@ def image() -> None:
     print(f"{images.TAG} {built}\nnext: make test-image", flush=True)  # noqa: T201
 
 
-def main() -> int:
-    """Run a command; return its exit code."""
-    return command_line.run(app, "tools", PostgresError, StartError, ImageError, PackageError)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(app, "tools"))

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools import packages
-from tools.engine import Engine, ImageError
+from tools.engine import Engine
+from tools.errors import ToolError
 
 RELEASE = "trixie"
 # Like official images it holds neither manuals nor byte code.
@@ -29,7 +30,7 @@ ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 def base_image(engine: Engine, name: str, include: Sequence[str], *hooks: str) -> str:
     """Return the image with these packages, made unless the engine has it; `hooks` are mmdebstrap's.
 
-    Its tag tells what it was asked to hold. Raises ImageError, PackageError.
+    Its tag tells what it was asked to hold. Raises ToolError.
     """
     options = [*ROOT, f"--include={','.join(include)}", *hooks, RELEASE]
     made_from = hashlib.sha256("\n".join((*options, DOCKERFILE)).encode()).hexdigest()
@@ -43,6 +44,6 @@ def base_image(engine: Engine, name: str, include: Sequence[str], *hooks: str) -
             # Where it unpacks is where everything else here is temporary, so that whoever cleans up finds it.
             environment = {"SOURCE_DATE_EPOCH": "0", **packages.proxy(), **os.environ, "TMPDIR": folder}
             if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
-                raise ImageError(f"mmdebstrap could not make {name}; its last lines say why")
+                raise ToolError(f"mmdebstrap could not make {name}; its last lines say why")
             engine.build(context, tag)
     return tag

@@ -9,20 +9,18 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from tools.errors import ToolError
+
 DEADLINE = 60.0  # seconds to get ready; it takes one
-
-
-class StartError(Exception):
-    """The service could not start, did not get ready in time, or ended; the message says what to look at."""
 
 
 @contextmanager
 def serving(environ: Mapping[str, str], host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield `python -m service`, ready on that address; end it with the block. Raises StartError."""
+    """Yield `python -m service`, ready on that address; end it with the block. Raises ToolError."""
     try:
         socket.create_server((host, port)).close()  # else whoever is there would answer for ours
     except OSError as error:
-        raise StartError(
+        raise ToolError(
             f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; IRIS_PORT=8001 sets another port"
         ) from error
     address = {"IRIS_HOST": host, "IRIS_PORT": str(port)}
@@ -43,7 +41,7 @@ def child(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[subpro
 
 
 def wait_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    """Wait until `url` answers 200. Raises StartError when the process ends before, or after DEADLINE."""
+    """Wait until `url` answers 200. Raises ToolError when the process ends before, or after DEADLINE."""
     deadline = time.monotonic() + DEADLINE
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -52,5 +50,5 @@ def wait_ready(process: subprocess.Popen[bytes], url: str) -> None:
         except OSError:
             time.sleep(0.005)
     if process.poll() is None:
-        raise StartError(f"nothing answered at {url} within {DEADLINE:.0f} s")
-    raise StartError(f"it ended with exit code {process.returncode}; its last line above says why")
+        raise ToolError(f"nothing answered at {url} within {DEADLINE:.0f} s")
+    raise ToolError(f"it ended with exit code {process.returncode}; its last line above says why")

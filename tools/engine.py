@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools import cache, packages
+from tools.errors import ToolError
 
 PULL_SECONDS = 300.0  # for 45 MB; an address that swallows packets would keep it waiting for longer
-
-
-class ImageError(Exception):
-    """The image could not be built; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Engine:
         return self.run("inspect", "--type", "image", image).returncode == 0
 
     def build(self, context: Path, tag: str, *options: str) -> str:
-        """Build the Dockerfile in `context`, its output shown; return the image's id. Raises ImageError."""
+        """Build the Dockerfile in `context`, its output shown; return the image's id. Raises ToolError."""
         with tempfile.TemporaryDirectory(prefix="iris-image-") as folder:
             iid = Path(folder) / "iid"
             arguments = (f"--tag={tag}", f"--iidfile={iid}", "--pull=false", *options, str(context))
@@ -41,7 +38,7 @@ class Engine:
                 [*self.command, *self.building, *arguments], env=_environment(), stdout=sys.stderr, check=False
             )
             if done.returncode:
-                raise ImageError(f"{self.name} could not build {tag}; its last lines say why")
+                raise ToolError(f"{self.name} could not build {tag}; its last lines say why")
             return iid.read_text().strip().removeprefix("sha256:")
 
     def pull(self, image: str) -> str | None:
@@ -65,7 +62,7 @@ class Engine:
 
 
 def find_engine() -> Engine:
-    """Return docker when its engine answers, else buildah. Raises PackageError."""
+    """Return docker when its engine answers, else buildah. Raises ToolError."""
     docker = Engine("docker", ("docker",), ("build",))
     # Without buildx, docker's own builder knows no secrets.
     asked = (("version",), ("buildx", "version"))
@@ -75,7 +72,7 @@ def find_engine() -> Engine:
 
 
 def buildah() -> Engine:
-    """Return buildah, which needs no engine, with a store in the user's cache. Raises PackageError."""
+    """Return buildah, which needs no engine, with a store in the user's cache. Raises ToolError."""
     packages.need("buildah", "buildah")
     store = [f"--root={cache.root() / 'images'}", f"--runroot={cache.root() / 'images-run'}"]
     if driver := os.environ.get("STORAGE_DRIVER"):  # which buildah ignores beside --root

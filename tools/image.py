@@ -15,7 +15,8 @@ from pathlib import Path
 from delivery.git import GitError, git
 from tools.base_image import base_image
 from tools.checkout import ROOT
-from tools.engine import Engine, ImageError, find_engine
+from tools.engine import Engine, find_engine
+from tools.errors import ToolError
 
 TAG = "iris-classifier:local"
 BASE = "python:3.13-slim"
@@ -36,14 +37,14 @@ def build(
 
     Without `engine` or `base`, what `find_engine` and `find_base` say; `fresh` uses no cached layer, `quiet` shows
     nothing of the building.
-    Raises ImageError, PackageError.
+    Raises ToolError.
     """
     try:
         (model / "model.onnx").stat()
         facts = json.loads((model / "model.json").read_bytes())
         arguments = {"MODEL_VERSION": facts["version"], "MODEL_SHA256": facts["sha256"], **origin()}
     except (OSError, ValueError, KeyError) as error:
-        raise ImageError(f"{model} is no model folder ({error}); `python -m pipeline` writes one") from error
+        raise ToolError(f"{model} is no model folder ({error}); `python -m pipeline` writes one") from error
     engine = engine or find_engine()
     arguments["BASE"] = base or find_base(engine)
     options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
@@ -59,7 +60,7 @@ def build(
 def find_base(engine: Engine) -> str:
     """Return the name of the base image, or, where it cannot be pulled, of a stand-in, and say so.
 
-    Both stay in the engine's store: neither is pulled or made a second time. Raises ImageError, PackageError.
+    Both stay in the engine's store: neither is pulled or made a second time. Raises ToolError.
     """
     if engine.has(BASE):
         return BASE

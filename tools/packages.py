@@ -8,37 +8,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tools.errors import ToolError
+
 POLICY = Path("/usr/sbin/policy-rc.d")
 """What Debian asks before it starts the service of a new package; 101 is "do not"."""
 
 
-class PackageError(Exception):
-    """A package is missing and could not be installed; the message says which command installs it."""
-
-
 def need(program: str, package: str) -> None:
-    """Make sure that the program is there. Raises PackageError."""
+    """Make sure that the program is there. Raises ToolError."""
     if not shutil.which(program):
         install([package])
         if not shutil.which(program):
-            raise PackageError(f"the package {package} did not bring {program}")
+            raise ToolError(f"the package {package} did not bring {program}")
 
 
 def install(packages: Sequence[str]) -> None:
-    """Install packages, and start none of their services. Raises PackageError."""
+    """Install packages, and start none of their services. Raises ToolError."""
     command = ["apt-get", "install", "--yes", *packages]
     if os.geteuid() or not shutil.which("apt-get"):
-        raise PackageError(f"{', '.join(packages)}: not installed; `sudo {' '.join(command)}`")
+        raise ToolError(f"{', '.join(packages)}: not installed; `sudo {' '.join(command)}`")
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_services():
         for step in (["apt-get", "update"], command):
             done = subprocess.run(step, env=environ, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
     if done.returncode:
-        raise PackageError(f"`{' '.join(command)}` failed; its last lines say why")
+        raise ToolError(f"`{' '.join(command)}` failed; its last lines say why")
 
 
 def mirror() -> str:
-    """Return the address of the Debian mirror that apt is set up with. Raises PackageError."""
+    """Return the address of the Debian mirror that apt is set up with. Raises ToolError."""
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(LABEL)", "Component: main"]
     for attempt in ("as it is", "updated"):
         if attempt == "updated" and os.geteuid() == 0:  # without package lists apt does not know who is who
@@ -47,7 +45,7 @@ def mirror() -> str:
             address, _, who = line.partition(" ")
             if who == "Debian Debian":
                 return address
-    raise PackageError(
+    raise ToolError(
         "apt has no Debian mirror to make a base image from; is one set up, and `apt-get update` done?"
     )
 

@@ -12,11 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from tools.errors import ToolError
+
 LONGEST_SOCKET_FOLDER = 90  # sun_path holds 107 bytes, and the socket's own name needs some of them
-
-
-class PostgresError(Exception):
-    """PostgreSQL could not be started or stopped; the message ends with its own last lines."""
 
 
 class Postgres:
@@ -34,7 +32,7 @@ class Postgres:
         self.url = f"postgresql://postgres@/postgres?host={quote(str(self.socket_folder), safe='')}"
 
     def start(self) -> None:
-        """Start the server, or take over the one that an earlier, killed run left. Raises PostgresError."""
+        """Start the server, or take over the one that an earlier, killed run left. Raises ToolError."""
         for folder in (self.data.parent, self.socket_folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._own()
@@ -58,7 +56,7 @@ class Postgres:
         try:
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise PostgresError(
+            raise ToolError(
                 f"{self.data.parent} is in use by another process; end it, or set DATABASE_URL to another server"
             ) from error
 
@@ -83,7 +81,7 @@ class Postgres:
         done = self._run(name, *arguments)
         if done.returncode:
             last = self.log.read_text().splitlines()[-5:] if self.log.exists() else []
-            raise PostgresError(
+            raise ToolError(
                 f"{name} {' '.join(arguments[:1])} failed in {self.data.parent}: "
                 + " | ".join([*done.stderr.strip().splitlines(), *last])
                 + f" (to start again with an empty database: rm -r {self.data.parent})"

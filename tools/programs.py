@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools import cache
-from tools.progress import ClusterError, Say
+from tools.errors import ToolError
+from tools.progress import Say
 
 MODULES = Path(__file__).parent / "modules"
 PREBUILT = Path(__file__).parent / "requirements.txt"
@@ -79,7 +80,7 @@ CLUSTER_PROGRAMS = (*(name for name in BUILDS if name not in HOST_PROGRAMS), "pr
 
 
 def folder(name: str, say: Say) -> Path:
-    """Return the folder with the programs of that name; what is missing is built. Raises ClusterError."""
+    """Return the folder with the programs of that name; what is missing is built. Raises ToolError."""
     if name == "prebuilt":
         return _prebuilt() / "bin"
     build = BUILDS[name]
@@ -124,7 +125,7 @@ def version(name: str) -> str:
     file = MODULES / name / "go.mod"
     found = re.search(rf"^\s*(?:require )?{re.escape(_module(name))} (v\S+)", file.read_text(), re.MULTILINE)
     if not found:
-        raise ClusterError(f"{file} does not require {_module(name)}")
+        raise ToolError(f"{file} does not require {_module(name)}")
     return found[1]
 
 
@@ -174,7 +175,7 @@ def _build(called: str, name: str, what: str, out: Path, say: Say) -> None:
             process.terminate()
             raise
     if process.returncode:
-        raise ClusterError(f"go could not build {called}; `tail {log}` says why")
+        raise ToolError(f"go could not build {called}; `tail {log}` says why")
 
 
 def _flags(name: str) -> Iterator[str]:
@@ -209,5 +210,5 @@ def _output(command: list[str], where: Path) -> str:
     done = subprocess.run(command, cwd=where, env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         last = " | ".join(done.stderr.strip().splitlines()[-3:])
-        raise ClusterError(f"`{' '.join(command[:3])}` failed in {where}: {last}")
+        raise ToolError(f"`{' '.join(command[:3])}` failed in {where}: {last}")
     return done.stdout

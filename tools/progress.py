@@ -8,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from tools.errors import ToolError
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 QUIET = 30.0  # seconds between two lines of progress where nothing can be shown in place
 
@@ -15,11 +17,7 @@ Say = Callable[[str], None]
 """Shows what a step does right now: on a terminal in place, elsewhere a line now and then."""
 
 
-class ClusterError(Exception):
-    """Something failed or took too long: the message says what and why, and what to do next."""
-
-
-class NotRunningError(ClusterError):
+class NotRunningError(ToolError):
     """There is no cluster on this machine, or no longer."""
 
     def __init__(self) -> None:
@@ -57,14 +55,14 @@ def step(name: str, log: Path | None = None) -> Iterator[Say]:
 
 
 def wait_for(missing: Callable[[], str | None], seconds: float, say: Say) -> None:
-    """Wait until `missing` returns None: neither says what is missing nor raises ClusterError.
+    """Wait until `missing` returns None: neither says what is missing nor raises ToolError.
 
-    Raises ClusterError with what is missing after that many seconds, NotRunningError at once.
+    Raises ToolError with what is missing after that many seconds, NotRunningError at once.
     """
     deadline = time.monotonic() + seconds
     while reason := _missing(missing):
         if time.monotonic() > deadline:
-            raise ClusterError(f"after {seconds:.0f} s: {reason}")
+            raise ToolError(f"after {seconds:.0f} s: {reason}")
         say(reason)
         time.sleep(0.5)
 
@@ -74,5 +72,5 @@ def _missing(missing: Callable[[], str | None]) -> str | None:
         return missing()
     except NotRunningError:
         raise
-    except ClusterError as error:
+    except ToolError as error:
         return str(error)

@@ -5,7 +5,8 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-from tools.child_process import StartError, serving
+from tools.child_process import serving
+from tools.errors import ToolError
 from tools.postgres import Postgres
 
 HOW_TO_GO_ON = """
@@ -19,7 +20,7 @@ Next:
 
 
 def run(state: Path) -> None:
-    """Serve until SIGINT or SIGTERM, then end what was started. Raises PostgresError, StartError."""
+    """Serve until SIGINT or SIGTERM, then end what was started. Raises ToolError."""
     environ = dict(os.environ)
     environ.setdefault("IRIS_JOURNAL_DIR", str(state / "journal"))
     host, port = environ.get("IRIS_HOST", "127.0.0.1"), _port(environ.get("IRIS_PORT", "8000"))
@@ -33,10 +34,10 @@ def run(state: Path) -> None:
             where = f'PostgreSQL: psql "{postgres.url}"'
         process = stack.enter_context(serving(environ, host, port))
         print(HOW_TO_GO_ON.format(url=f"http://localhost:{port}", where=where), flush=True)  # noqa: T201
-        raise StartError(f"the service ended with exit code {process.wait()}; its last line above says why")
+        raise ToolError(f"the service ended with exit code {process.wait()}; its last line above says why")
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise StartError(f"IRIS_PORT is {text!r}, which is no port; IRIS_PORT=8001 sets another port")
+        raise ToolError(f"IRIS_PORT is {text!r}, which is no port; IRIS_PORT=8001 sets another port")
     return int(text)

@@ -49,7 +49,7 @@ def kill_up_when(condition: Callable[[], bool]) -> None:
 
 
 def kubectl(*arguments: str) -> str:
-    """Return what a command of kubectl prints. Raises ClusterError."""
+    """Return what a command of kubectl prints. Raises ToolError."""
     return node.run("kubectl", *arguments, seconds=5 * MINUTES)
 
 

@@ -23,9 +23,9 @@ import pytest
 
 from tests.support.running import ROOT, SETOSA, START_SECONDS, free_port, query, wait_until
 from tools import image as module
-from tools.engine import Engine, ImageError, find_engine
+from tools.engine import Engine, find_engine
+from tools.errors import ToolError
 from tools.image import BASE, build, find_base, pip_secrets
-from tools.packages import PackageError
 from tools.postgres import Postgres
 
 pytestmark = pytest.mark.image
@@ -464,7 +464,7 @@ def test_only_what_images_are_made_of_reaches_the_builder(engine: Engine, tmp_pa
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="python -m pipeline"):
+    with pytest.raises(ToolError, match="python -m pipeline"):
         build(tmp_path)
 
 
@@ -473,7 +473,7 @@ def test_what_is_not_installed_is_named_with_the_command_that_brings_it(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(PackageError, match="buildah: not installed; `sudo apt-get install --yes buildah`"):
+    with pytest.raises(ToolError, match="buildah: not installed; `sudo apt-get install --yes buildah`"):
         find_engine()
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tools import programs
+from tools import command_line, programs
 from tools.cluster import images, node
-from tools.cluster.__main__ import main
+from tools.cluster.__main__ import app
 
 
 @pytest.fixture(autouse=True)
@@ -55,9 +55,9 @@ def test_two_commands_do_not_change_the_cluster_at_once(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cluster", "down"])
     with node.exclusive():
-        assert main() == 1
+        assert command_line.run(app, "cluster") == 1
     assert "another `make up` or `make down` is at work" in capsys.readouterr().err
-    assert main() == 0
+    assert command_line.run(app, "cluster") == 0
 
 
 @pytest.mark.parametrize("arguments", [["exec", "--", "true"], ["status"], ["kubeconfig"]])
@@ -65,5 +65,5 @@ def test_without_a_cluster_a_command_says_how_to_get_one(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cluster", *arguments])
-    assert main() == 1
+    assert command_line.run(app, "cluster") == 1
     assert "no cluster runs here; `make up` starts one" in capsys.readouterr().err

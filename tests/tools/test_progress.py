@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tools import progress
-from tools.progress import ClusterError, NotRunningError, step, wait_for
+from tools.errors import ToolError
+from tools.progress import NotRunningError, step, wait_for
 
 
 def test_a_step_that_ends_prints_its_name_and_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,8 +16,8 @@ def test_a_step_that_ends_prints_its_name_and_time(capsys: pytest.CaptureFixture
 
 
 def test_a_step_that_fails_prints_the_reason_and_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ClusterError), step("Kubernetes", Path("/somewhere/kubeadm.log")):
-        raise ClusterError("kubeadm could not")
+    with pytest.raises(ToolError), step("Kubernetes", Path("/somewhere/kubeadm.log")):
+        raise ToolError("kubeadm could not")
     assert (
         "  no  Kubernetes (0 s): kubeadm could not\n      log: /somewhere/kubeadm.log\n" in capsys.readouterr().err
     )
@@ -48,9 +49,9 @@ def test_waiting_ends_when_nothing_is_missing() -> None:
 
 def test_waiting_in_vain_says_for_what() -> None:
     def fails() -> None:
-        raise ClusterError("nobody answers")
+        raise ToolError("nobody answers")
 
-    with pytest.raises(ClusterError, match="after 0 s: nobody answers"):
+    with pytest.raises(ToolError, match="after 0 s: nobody answers"):
         wait_for(fails, 0, print)
 
 

@@ -5,12 +5,8 @@ from pathlib import Path
 
 import typer
 
-from delivery import command_line
-from tools.bench.benchmark import BenchError, bench
-from tools.child_process import StartError
-from tools.engine import ImageError
-from tools.packages import PackageError
-from tools.postgres import PostgresError
+from tools import command_line
+from tools.bench.benchmark import bench
 
 app = typer.Typer(pretty_exceptions_enable=False)
 
@@ -21,10 +17,5 @@ def run() -> None:
     bench(Path(".local/bench"))
 
 
-def main() -> int:
-    """Run the benchmark; return its exit code."""
-    return command_line.run(app, "bench", PostgresError, StartError, BenchError, ImageError, PackageError)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(app, "bench"))

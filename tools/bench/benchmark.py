@@ -19,6 +19,7 @@ from typing import NamedTuple
 import psycopg2
 
 from tools.child_process import child, serving, wait_ready
+from tools.errors import ToolError
 from tools.postgres import Postgres, temporary
 
 ROUNDS = 3  # each round measures everything once, so that a noisy moment does not hit one side alone
@@ -27,10 +28,6 @@ PORT = 8010
 URL = f"http://127.0.0.1:{PORT}"
 AWAY = "postgresql://nobody@127.0.0.1:1/nothing"  # a PostgreSQL that is away
 SCRIPT = Path(__file__).with_name("predict.lua")
-
-
-class BenchError(Exception):
-    """The benchmark cannot run here, or its result is wrong; the message says what to do."""
 
 
 class Load(NamedTuple):
@@ -105,7 +102,7 @@ class Bench:
         )
         result = json.loads(done.stdout.splitlines()[-1])
         if result["failed"]:
-            raise BenchError(f"{result['failed']} requests of {result['requests']} failed while measuring {kind}")
+            raise ToolError(f"{result['failed']} requests of {result['requests']} failed while measuring {kind}")
         load = Load(result["requests"] / result["seconds"], result["p50_ms"], result["p99_ms"])
         print(f"{kind:14} {load.rate:8.0f}/s  p50 {load.p50_ms:6.2f} ms  p99 {load.p99_ms:6.2f} ms", flush=True)  # noqa: T201
         self.loads[kind].append(load)
@@ -117,7 +114,7 @@ class Bench:
             self._rows(),
         )
         if rows - before != answers:
-            raise BenchError(f"{answers:.0f} predictions were answered, but {rows - before:.0f} are in the log")
+            raise ToolError(f"{answers:.0f} predictions were answered, but {rows - before:.0f} are in the log")
 
     def _rows(self) -> int:
         connection = psycopg2.connect(self._postgres.url)
@@ -134,7 +131,7 @@ class Bench:
 
 
 def bench(state: Path) -> None:
-    """Measure and print the table. Raises BenchError: no wrk, one core, failed requests, rows unlike answers."""
+    """Measure and print the table. Raises ToolError: no wrk, one core, failed requests, rows unlike answers."""
     server, client = _cores()
     wrk = ["taskset", "--cpu-list", str(client), _wrk()]
     state.mkdir(parents=True, exist_ok=True)
@@ -191,13 +188,13 @@ def table(bench: Bench) -> str:
 def _cores() -> tuple[int, int]:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise BenchError("the benchmark needs two cores: one for the servers, one for the load")
+        raise ToolError("the benchmark needs two cores: one for the servers, one for the load")
     return cores[0], cores[-1]
 
 
 def _wrk() -> str:
     if (found := shutil.which("wrk")) is None:
-        raise BenchError("wrk is not installed; `apt-get install wrk` installs it")
+        raise ToolError("wrk is not installed; `apt-get install wrk` installs it")
     return found
 
 

@@ -7,19 +7,15 @@ from typing import Annotated
 
 import typer
 
-from delivery import changes, command_line
-from delivery.release import IMAGE, ReleaseError
+from delivery import changes
+from delivery.release import IMAGE
 from delivery.repository import Repository
-from tools import programs
+from tools import command_line, programs
 from tools.ci import manifest_diff as differences
 from tools.ci import promotion as promotions
 from tools.ci import push as images
 from tools.ci import slack, supply_chain
-from tools.ci.manifest_diff import RenderError
-from tools.ci.supply_chain import SupplyError
-from tools.engine import ImageError
-from tools.packages import PackageError
-from tools.progress import ClusterError, step
+from tools.progress import step
 
 PARTS = Path(".local/parts.cdx.json")
 app = typer.Typer(help="Steps of the workflows.", pretty_exceptions_enable=False, no_args_is_help=True)
@@ -93,12 +89,5 @@ def tell(text: Annotated[str, typer.Argument(help="what to say")]) -> None:
         raise typer.Exit(1)
 
 
-def main() -> int:
-    """Run a command; return its exit code."""
-    return command_line.run(
-        app, "workflows", ReleaseError, RenderError, SupplyError, ClusterError, ImageError, PackageError
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(app, "ci"))

@@ -14,13 +14,14 @@ from typing import Any
 import yaml
 
 from delivery.git import GitError, git
+from tools.errors import ToolError
 
 APPLIED = ("overlays/dev", "overlays/prod", "monitoring", "manifests/argocd")
 LARGEST = 900_000  # characters; a job's summary may have 1 MiB
 Objects = dict[str, str]
 
 
-class RenderError(Exception):
+class RenderError(ToolError):
     """A commit cannot be rendered; the message says which, and why."""
 
 

@@ -4,14 +4,15 @@ import tempfile
 from pathlib import Path
 
 from tools import image
-from tools.engine import ImageError, buildah
+from tools.engine import buildah
+from tools.errors import ToolError
 from tools.image import origin
 
 
 def push(model: Path, repository: str, *, tls: bool = True) -> str:
     """Build the serving image of a model folder, push it, and return the digest that the registry has it by.
 
-    Raises ImageError, PackageError.
+    Raises ToolError.
     """
     engine = buildah()
     tag = f"{repository}:{origin()['REVISION'][:12]}"
@@ -22,5 +23,5 @@ def push(model: Path, repository: str, *, tls: bool = True) -> str:
             "push", f"--tls-verify={str(tls).lower()}", f"--digestfile={file}", tag, f"docker://{tag}"
         )
         if done.returncode:
-            raise ImageError(f"{tag} could not be pushed: {done.stderr.strip()[-300:]}")
+            raise ToolError(f"{tag} could not be pushed: {done.stderr.strip()[-300:]}")
         return file.read_text().strip()

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 from tools import programs
 from tools.checkout import ROOT
+from tools.errors import ToolError
 from tools.progress import Say
 
 ADMITTED = ROOT / "manifests/iris/signature.yaml"
 """What asks for the signature before an image is started; the one place that says whose."""
 
 
-class SupplyError(Exception):
+class SupplyError(ToolError):
     """An image has no parts, no signature or the wrong one; the message says what the program said."""
 
 

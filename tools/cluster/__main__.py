@@ -6,15 +6,12 @@ from typing import Annotated
 
 import typer
 
-from delivery import command_line
-from delivery.release import ReleaseError
-from tools import programs
+from tools import command_line, programs
 from tools.cluster import doctor as examination
 from tools.cluster import node
 from tools.cluster import up as steps
-from tools.engine import ImageError
-from tools.packages import PackageError
-from tools.progress import ClusterError, console, step
+from tools.errors import ToolError
+from tools.progress import console, step
 
 app = typer.Typer(help="A real Kubernetes on this machine.", pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -58,7 +55,7 @@ def logs(name: Annotated[str, typer.Argument(help="which; all are listed without
     elif name in files:
         typer.echo(files[name].read_text(errors="replace"), nl=False)
     else:
-        raise ClusterError(
+        raise ToolError(
             f"there is no log {name!r}, but {', '.join(files) or 'none at all: no cluster was started'}"
         )
 
@@ -90,10 +87,5 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def main() -> int:
-    """Run a command; return its exit code."""
-    return command_line.run(app, "cluster", ReleaseError, ClusterError, ImageError, PackageError)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(app, "cluster"))

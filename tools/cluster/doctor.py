@@ -13,7 +13,8 @@ from rich.markup import escape
 
 from tools import cache, packages, programs
 from tools.cluster import node
-from tools.progress import ClusterError, console
+from tools.errors import ToolError
+from tools.progress import console
 
 CORES = 2
 MEMORY = 4.0
@@ -97,14 +98,14 @@ def show() -> bool:
 def prepare() -> None:
     """Install what is missing and may be installed.
 
-    Raises PackageError, and ClusterError with every other problem and its fix.
+    Raises ToolError, and ToolError with every other problem and its fix.
     """
     if os.geteuid() == 0 and (missing := _missing_packages()):
         packages.install(missing)
     # What a killed cluster left is cleared away before a new one starts.
     problems = [check for check in examine() if check.fix and check.name != "leftovers"]
     if problems:
-        raise ClusterError("; ".join(f"{check.name}: {check.found}; fix: {check.fix}" for check in problems))
+        raise ToolError("; ".join(f"{check.name}: {check.found}; fix: {check.fix}" for check in problems))
 
 
 def _missing_packages() -> list[str]:

@@ -25,7 +25,8 @@ from delivery.push import run_and_push
 from delivery.release import ReleaseError
 from tools.checkout import ROOT
 from tools.cluster import node
-from tools.progress import ClusterError, Say, wait_for
+from tools.errors import ToolError
+from tools.progress import Say, wait_for
 
 REPOSITORY = "iris-gitops.git"
 PORT = 8099
@@ -56,7 +57,7 @@ def git(*arguments: str) -> str:
 def update(say: Say) -> None:
     """Make the repository hold what is committed in this checkout, and keep the releases that were made since.
 
-    Raises ClusterError.
+    Raises ToolError.
     """
     if not repository().exists():
         say("cloning this checkout")
@@ -73,7 +74,7 @@ def update(say: Say) -> None:
         try:
             _git(clone, "merge", "--quiet", "--no-edit", _git(ROOT, "rev-parse", "HEAD").strip(), environ=IDENTITY)
         except GitError as error:
-            raise ClusterError(
+            raise ToolError(
                 f"the cluster's main does not go together with this checkout ({error}); push to {repository()} "
                 "what does, or begin anew: make down, make up"
             ) from error
@@ -81,7 +82,7 @@ def update(say: Say) -> None:
 
 
 def start(token: str, say: Say) -> None:
-    """Start the forge inside the machine, in place of an older one. Raises ClusterError unless it answers."""
+    """Start the forge inside the machine, in place of an older one. Raises ToolError unless it answers."""
     (folder() / "token").touch(mode=0o600)
     (folder() / "token").write_text(token)
     _end_older()

@@ -12,8 +12,9 @@ from tools import cache, programs
 from tools.base_image import base_image
 from tools.cluster import node
 from tools.engine import Engine, buildah
+from tools.errors import ToolError
 from tools.programs import version
-from tools.progress import ClusterError, Say
+from tools.progress import Say
 
 HERE = Path(__file__).parent
 # What most images are: one static program. Its folder is on PATH because Kubernetes names some without one.
@@ -164,7 +165,7 @@ def digest(reference: str) -> str | None:
 
 
 def push(engine: Engine, image: str, reference: str) -> None:
-    """Push an image of the builder's store to the running cluster's registry. Raises ClusterError."""
+    """Push an image of the builder's store to the running cluster's registry. Raises ToolError."""
     # Layers stay as they are: on one machine, packing them costs more than it saves.
     arguments = ("push", "--quiet", "--tls-verify=false", "--disable-compression", image)
     command = [*engine.command, *arguments, f"docker://{node.REGISTRY}/{reference}"]
@@ -172,7 +173,7 @@ def push(engine: Engine, image: str, reference: str) -> None:
         node.nsenter(command, "--net"), env=node.environment(), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise ClusterError(f"{image} could not be pushed: {done.stderr.strip()}")
+        raise ToolError(f"{image} could not be pushed: {done.stderr.strip()}")
 
 
 def _single(name: str, folder: str, program: str, user: str = "0:0") -> Image:

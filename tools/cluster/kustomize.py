@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tools import programs
 from tools.checkout import ROOT
-from tools.progress import ClusterError, Say
+from tools.errors import ToolError
+from tools.progress import Say
 
 # Public addresses of upstream's manifests: a folder of a git repository at a tag, or one file of it.
 FOLDER = re.compile(r"https://github\.com/(?P<repository>[\w.-]+/[\w.-]+)//(?P<path>\S+)\?ref=(?P<version>\S+)")
@@ -28,7 +29,7 @@ def render(overlay: str, say: Say) -> str:
     """Return the objects of an overlay as YAML, upstream's manifests taken from modules of the same version.
 
     The kustomizations say where upstream has its manifests; a module of that version holds the same files, and its
-    checksum is in go.sum. Raises ClusterError, also where a kustomization and go.mod name different versions.
+    checksum is in go.sum. Raises ToolError, also where a kustomization and go.mod name different versions.
     """
     with tempfile.TemporaryDirectory(prefix="iris-platform-") as temporary:
         copy = Path(temporary)
@@ -44,14 +45,14 @@ def render(overlay: str, say: Say) -> str:
             env={"PATH": os.defpath},
         )
         if done.returncode:
-            raise ClusterError(f"kustomize build {overlay}: {done.stderr.strip().splitlines()[-1]}")
+            raise ToolError(f"kustomize build {overlay}: {done.stderr.strip().splitlines()[-1]}")
         return done.stdout
 
 
 def take_upstream_from_modules(copy: Path) -> None:
     """Have the kustomizations of a copy of this checkout take upstream's files from the module cache.
 
-    Raises ClusterError where one and go.mod name different versions.
+    Raises ToolError where one and go.mod name different versions.
     """
     for kustomization in copy.rglob("kustomization.yaml"):
         _take_upstream(kustomization, copy)
@@ -62,7 +63,7 @@ def _take_upstream(kustomization: Path, copy: Path) -> None:
     for found in [*FOLDER.finditer(text), *FILE.finditer(text)]:
         module = MODULES[found["repository"]]
         if found["version"] != programs.version(module):
-            raise ClusterError(
+            raise ToolError(
                 f"{kustomization.relative_to(copy)} asks for {found['repository']} {found['version']}, "
                 f"tools/modules/{module}/go.mod for {programs.version(module)}: make them the same"
             )

@@ -15,8 +15,9 @@ from string import Template
 from typing import NamedTuple
 
 from tools import cache
+from tools.errors import ToolError
 from tools.programs import version
-from tools.progress import ClusterError, NotRunningError
+from tools.progress import NotRunningError
 
 HERE = Path(__file__).parent
 CONFIG = HERE / "config"
@@ -80,7 +81,7 @@ def is_running(made_from: str) -> bool:
 
 
 def start(programs: Sequence[Path], made_from: str) -> None:
-    """Start the machine with an empty state and `programs` on its PATH. Raises ClusterError."""
+    """Start the machine with an empty state and `programs` on its PATH. Raises ToolError."""
     stop()
     listeners = {forward: _listen(forward) for forward in PORT_FORWARDS}
     _prepare(programs, listeners)
@@ -109,7 +110,7 @@ def start(programs: Sequence[Path], made_from: str) -> None:
     (state() / "made-from").write_text(made_from)
     while init_pid() is None:
         if process.poll() is not None:
-            raise ClusterError(f"it ended at once: {log('machine').read_text().strip()}")
+            raise ToolError(f"it ended at once: {log('machine').read_text().strip()}")
         time.sleep(0.02)
 
 
@@ -117,7 +118,7 @@ def start(programs: Sequence[Path], made_from: str) -> None:
 def exclusive() -> Iterator[None]:
     """Keep other commands from changing the cluster meanwhile, and temporary files where they are found again.
 
-    Raises ClusterError when another command is at work.
+    Raises ToolError when another command is at work.
     """
     temporary = cache.root() / "tmp"
     cache.root().mkdir(parents=True, exist_ok=True)
@@ -125,9 +126,7 @@ def exclusive() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ClusterError(
-                "another `make up` or `make down` is at work; wait for its end, or end it"
-            ) from None
+            raise ToolError("another `make up` or `make down` is at work; wait for its end, or end it") from None
         shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
         temporary.mkdir()
         tempfile.tempdir = os.environ["TMPDIR"] = str(
@@ -155,13 +154,13 @@ def stop() -> None:
         point.rmdir()
     shutil.rmtree(state(), ignore_errors=True)
     if state().exists():
-        raise ClusterError(f"{state()} cannot be removed; `rm -r {state()}` says why")
+        raise ToolError(f"{state()} cannot be removed; `rm -r {state()}` says why")
 
 
 def nsenter(command: Sequence[str], *namespaces: str) -> list[str]:
     """Return the command that runs `command` inside the cluster: in those of its namespaces, or in all.
 
-    Raises ClusterError.
+    Raises ToolError.
     """
     if (pid := init_pid()) is None:
         raise NotRunningError
@@ -182,7 +181,7 @@ def environment() -> Mapping[str, str]:
 
 
 def run(*command: str, stdin: str | None = None, seconds: float = 120) -> str:
-    """Run a command inside and return what it prints. Raises ClusterError with its last words."""
+    """Run a command inside and return what it prints. Raises ToolError with its last words."""
     shown = " ".join(command[:6])
     try:
         done = subprocess.run(
@@ -195,10 +194,10 @@ def run(*command: str, stdin: str | None = None, seconds: float = 120) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"`{shown}` took more than {seconds:.0f} s") from None
+        raise ToolError(f"`{shown}` took more than {seconds:.0f} s") from None
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-4:]
-        raise ClusterError(f"`{shown}` failed: {' | '.join(last)}")
+        raise ToolError(f"`{shown}` failed: {' | '.join(last)}")
     return done.stdout
 
 
@@ -285,7 +284,7 @@ def _listen(forward: PortForward) -> socket.socket:
         return socket.create_server(("127.0.0.1", forward.port))
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise ClusterError(
+        raise ToolError(
             f"cannot listen on port {forward.port} ({forward.name}): {reason}; `ss -ltnp` shows what uses it"
         ) from error
 

@@ -38,7 +38,7 @@ def objects() -> str:
 
 
 def sign_image(image: str) -> None:
-    """Sign an image of this cluster's registry, by its digest, and tell no public log. Raises ClusterError."""
+    """Sign an image of this cluster's registry, by its digest, and tell no public log. Raises ToolError."""
     nobody = _folder() / "signing-config.json"
     nobody.write_text(json.dumps({"mediaType": "application/vnd.dev.sigstore.signingconfig.v0.2+json"}))
     key = ("sign", "--yes", f"--key={_key('.key')}", f"--signing-config={nobody}", "--allow-http-registry")

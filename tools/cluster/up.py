@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from delivery.kubernetes import KubernetesObject
 from tools import cache, programs
 from tools.cluster import doctor, git_server, images, kustomize, node, secrets
-from tools.progress import ClusterError, Say, console, step, wait_for
+from tools.errors import ToolError
+from tools.progress import Say, console, step, wait_for
 
 INITIALISED = "initialised"  # a file in the state's folder: kubeadm has done its work
 MINUTES = 60.0
 
 
 def up() -> None:
-    """Bring the cluster up, or what is missing of it. Raises ClusterError."""
+    """Bring the cluster up, or what is missing of it. Raises ToolError."""
     begun = time.monotonic()
     kubernetes()
     with step("platform") as say:
@@ -35,7 +36,7 @@ def up() -> None:
 
 
 def kubernetes() -> None:
-    """Bring up a Kubernetes without the platform, or what is missing of it. Raises ClusterError."""
+    """Bring up a Kubernetes without the platform, or what is missing of it. Raises ToolError."""
     with step("prerequisites"):
         doctor.prepare()
     with step("programs") as say:
@@ -75,8 +76,8 @@ def _init() -> None:
     command = f"kubeadm init --config {node.state()}/config/kubeadm.yaml > {node.log('kubeadm')} 2>&1"
     try:
         node.run("sh", "-c", command, seconds=10 * MINUTES)
-    except ClusterError as error:
-        raise ClusterError("kubeadm could not make a cluster; the next `make up` begins anew") from error
+    except ToolError as error:
+        raise ToolError("kubeadm could not make a cluster; the next `make up` begins anew") from error
     # Argo CD's command looks for itself in the namespace of the context.
     node.run("kubectl", "config", "set-context", "--current", "--namespace=argocd")
     (node.state() / INITIALISED).touch()

@@ -12,22 +12,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from delivery import command_line
-from delivery.release import ReleaseError
+from tools import command_line
 from tools.cluster import git_server
 from tools.drill import demo as performance
 from tools.drill import release_images, scenarios
-from tools.drill.checks import Outcome, WrongError
+from tools.drill.checks import Outcome
 from tools.drill.environment import Stage
-from tools.drill.operator import Loop, RefusedError
+from tools.drill.operator import Loop
 from tools.drill.scenarios import CORE, HOST, Scenario
 from tools.drill.screen import console, heading, screen
 from tools.drill.slack_receiver import Told
 from tools.drill.traffic import Traffic
 from tools.drill.watch import Watch
-from tools.engine import ImageError
-from tools.packages import PackageError
-from tools.progress import ClusterError
 
 NAMES = [scenario.name for scenario in scenarios.every()]
 app = typer.Typer(help="The whole loop, for real.", pretty_exceptions_enable=False, no_args_is_help=True)
@@ -118,12 +114,5 @@ def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
     return table
 
 
-def main() -> int:
-    """Run a command; return its exit code."""
-    return command_line.run(
-        app, "drill", ReleaseError, ClusterError, ImageError, PackageError, RefusedError, WrongError
-    )
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(app, "drill"))

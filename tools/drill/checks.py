@@ -10,6 +10,7 @@ from tools.cluster import git_server, node
 from tools.drill.environment import Stage
 from tools.drill.release_images import Shipped
 from tools.drill.traffic import Answer
+from tools.errors import ToolError
 from tools.progress import wait_for
 
 PROMOTED, TAKEN_BACK = "promoted", "taken back"
@@ -17,7 +18,7 @@ SPARED = 0.85
 """The least part of the requests that is answered well while a bad version has 10 % of them."""
 
 
-class WrongError(Exception):
+class WrongError(ToolError):
     """Something came about that must not, or did not that must."""
 
 
@@ -137,7 +138,7 @@ def served_by(stage: Stage, shipped: Shipped) -> bool:
 
 
 def nothing_lost(stage: Stage, since: float) -> None:
-    """Raise ClusterError unless each prediction that a user got is in the log of prod, within a minute."""
+    """Raise ToolError unless each prediction that a user got is in the log of prod, within a minute."""
     ids = [answer.request_id for answer in stage.traffic.between(since) if answer.request_id]
     query = "SELECT count(*) FROM seen LEFT JOIN predictions ON request_id = seen.id WHERE predictions.id IS NULL;"
     script = "\n".join(["CREATE TEMP TABLE seen (id text);", "COPY seen FROM stdin;", *ids, "\\.", query, ""])

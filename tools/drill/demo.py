@@ -17,7 +17,7 @@ FAULT = "errors-30"
 
 
 def perform(stage: Stage) -> Path:
-    """Play the three releases and return the report. Raises WrongError, ClusterError, RefusedError."""
+    """Play the three releases and return the report. Raises WrongError, ToolError, RefusedError."""
     begun = time.time()
     console.print(f"{stage.traffic.users} users ask for predictions, from before the first release to the end")
     acts = (_first(stage),) if stage.loop.is_first() else ()

@@ -10,7 +10,7 @@ from tools.drill.release_images import Shipped
 from tools.drill.slack_receiver import Told
 from tools.drill.traffic import Traffic
 from tools.drill.watch import Watch
-from tools.progress import ClusterError
+from tools.errors import ToolError
 
 
 class Stage:
@@ -20,12 +20,12 @@ class Stage:
         self.good, self.loop, self.traffic, self.told, self.watch = good, loop, traffic, told, watch
 
     def settle(self) -> None:
-        """Have a good model in prod, all users on it, and nothing under way. Raises ClusterError."""
+        """Have a good model in prod, all users on it, and nothing under way. Raises ToolError."""
         if self.loop.is_first():
             self.loop.ship(self.good["model-1"], "--override")
         try:
             self.watch.until(self.rests, 120, "a stable version in prod")
-        except ClusterError:  # a scenario that went wrong has left it half-way
+        except ToolError:  # a scenario that went wrong has left it half-way
             self.loop.revert()
             self.watch.until(self.rests, 180, "a stable version in prod")
         # The router learns of a first release's route a moment after the pods are ready.

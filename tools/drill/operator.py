@@ -14,12 +14,12 @@ from delivery.repository import Repository
 from tools.checkout import ROOT
 from tools.cluster import git_server, node
 from tools.drill.release_images import Shipped
-from tools.progress import ClusterError
+from tools.errors import ToolError
 
 PERSON = identity("Ada", "ada@example.org")
 
 
-class RefusedError(Exception):
+class RefusedError(ToolError):
     """`delivery` has refused; the message says why."""
 
 
@@ -82,7 +82,7 @@ class Loop:
             file = self.folder / path
             text = file.read_text()
             if old not in text:
-                raise ClusterError(f"{path} does not say {old!r}: the drill has to follow it")
+                raise ToolError(f"{path} does not say {old!r}: the drill has to follow it")
             file.write_text(text.replace(old, new))
         git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)", environ=PERSON)
         commit = self.push()
@@ -114,9 +114,9 @@ class Loop:
         return changes.current(self.repository, "prod") is None
 
     def runs(self, environment: str) -> Release:
-        """Return what git says runs. Raises ClusterError when nothing does."""
+        """Return what git says runs. Raises ToolError when nothing does."""
         self.pull()
         found = changes.current(self.repository, environment)
         if found is None:
-            raise ClusterError(f"nothing is released in {environment}")
+            raise ToolError(f"nothing is released in {environment}")
         return found

@@ -15,7 +15,8 @@ from tools.checkout import ROOT
 from tools.cluster import images, node, secrets
 from tools.drill.traffic import Question
 from tools.engine import buildah
-from tools.progress import ClusterError, step
+from tools.errors import ToolError
+from tools.progress import step
 
 FAULTS = ROOT / "tools/drill/faults"
 MODELS = {"model-1": "logistic_regression", "model-2": "svm"}
@@ -44,7 +45,7 @@ class Shipped(NamedTuple):
 
 
 def train(name: str) -> Path:
-    """Train one of the two models, once for each state of the pipeline. Raises ClusterError."""
+    """Train one of the two models, once for each state of the pipeline. Raises ToolError."""
 
     def make(out: Path) -> None:
         registry = f"sqlite:///{cache.root()}/drill/mlflow.db"
@@ -53,13 +54,13 @@ def train(name: str) -> Path:
         environ = {**os.environ, "MLFLOW_TRACKING_URI": registry}
         done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise ClusterError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+            raise ToolError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
 
     return cache.keep("models", name, cache.key(*sorted((ROOT / "pipeline").glob("*.py"))), make) / "model"
 
 
 def good() -> dict[str, Shipped]:
-    """Build, push and sign the serving image of each of the models. Raises ImageError, ClusterError."""
+    """Build, push and sign the serving image of each of the models. Raises ToolError."""
     shipped = {}
     for name, algorithm in MODELS.items():
         with step(f"{name}: {algorithm.replace('_', ' ')}, trained, built, pushed, signed"):
@@ -78,17 +79,17 @@ def questions(models: Iterable[Shipped]) -> list[Question]:
 
 
 def bad(name: str, fault: str) -> Shipped:
-    """Build, push and sign the image of a model with a fault (faults/). Raises ImageError, ClusterError."""
+    """Build, push and sign the image of a model with a fault (faults/). Raises ToolError."""
     return Shipped(_push_signed(_with(name, fault)), train(name))
 
 
 def unsigned(name: str) -> Shipped:
-    """Build an image with nothing wrong, and push it without a signature. Raises ImageError, ClusterError."""
+    """Build an image with nothing wrong, and push it without a signature. Raises ToolError."""
     return Shipped(_push(_with(name, "none")), train(name))
 
 
 def gone(name: str) -> Shipped:
-    """Push and sign an image, and take it out of the registry. Raises ImageError, ClusterError."""
+    """Push and sign an image, and take it out of the registry. Raises ToolError."""
     shipped = bad(name, "none")
     manifest = f"http://{node.REGISTRY}/v2/{images.in_registry(IMAGE)}/manifests/{shipped.digest}"
     node.run("curl", "--silent", "--show-error", "--fail", "--request", "DELETE", manifest)
@@ -111,7 +112,7 @@ def _push(tag: str) -> str:
     images.push(buildah(), f"localhost/drill:{tag}", reference)
     digest = images.digest(reference)
     if digest is None:
-        raise ClusterError(f"{reference} was pushed, but the registry does not have it; `make down` and `make up`")
+        raise ToolError(f"{reference} was pushed, but the registry does not have it; `make down` and `make up`")
     return digest
 
 

@@ -14,7 +14,7 @@ from delivery.kubernetes import KubernetesObject
 from tools.cluster import git_server, node
 from tools.drill.recording import Mark, Sample
 from tools.drill.traffic import Traffic
-from tools.progress import ClusterError
+from tools.errors import ToolError
 
 NAMESPACES = {"dev": "iris-dev", "prod": "iris-prod"}
 KINDS = (
@@ -58,12 +58,12 @@ class Watch:
             process.wait()
 
     def until(self, true: Callable[[], bool], seconds: float, what: str) -> None:
-        """Wait until something is true. Raises ClusterError with what has not become true."""
+        """Wait until something is true. Raises ToolError with what has not become true."""
         deadline = time.time() + seconds
         with self._changed:
             while not true():
                 if time.time() > deadline:
-                    raise ClusterError(f"after {seconds:.0f} s: {what} has not come about; prod: {self.state()}")
+                    raise ToolError(f"after {seconds:.0f} s: {what} has not come about; prod: {self.state()}")
                 self._changed.wait(0.5)
 
     def rollout(self, environment: str) -> KubernetesObject:

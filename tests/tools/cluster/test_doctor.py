@@ -9,7 +9,7 @@ import pytest
 from tools import programs
 from tools.cluster import doctor, node
 from tools.cluster.doctor import Check, examine
-from tools.progress import ClusterError
+from tools.errors import ToolError
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_who_is_not_root_is_told_so_and_nothing_is_tried(monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert _check("root") == Check("root", "no", "sudo make up")
     assert "namespaces" not in {check.name for check in examine()}
-    with pytest.raises(ClusterError, match="root: no; fix: sudo make up"):
+    with pytest.raises(ToolError, match="root: no; fix: sudo make up"):
         doctor.prepare()
 
 
