@@ -1,4 +1,4 @@
-"""`python -m tools`: what `make run` and `make image` do."""
+"""`python -m tools`: the commands behind `make run` and `make image`."""
 
 import sys
 from contextlib import suppress
@@ -12,7 +12,7 @@ from tools import run as running
 
 STATE = Path(".local")
 app = typer.Typer(
-    help="Run the service on this machine, or build its image.",
+    help="Run the service, or build its image.",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
@@ -20,14 +20,14 @@ app = typer.Typer(
 
 @app.command()
 def run() -> None:
-    """Serve on http://localhost:8000 with a PostgreSQL that keeps its data between runs."""
-    with suppress(KeyboardInterrupt):  # which is how it ends
+    """Serve on http://localhost:8000, with a PostgreSQL that keeps its data between runs."""
+    with suppress(KeyboardInterrupt):  # Ctrl-C is the usual way to stop it
         running.run(STATE)
 
 
 @app.command()
 def image() -> None:
-    """Build the serving image of the model in model/."""
+    """Build the serving image with the model in model/."""
     built = images.build(Path("model"))
     print(f"{images.TAG} {built}\nnext: make test-image", flush=True)  # noqa: T201
 

@@ -1,19 +1,17 @@
-"""A base image of Debian packages, for where the registries of base images cannot be reached."""
+"""Build a base image from Debian packages, for machines that cannot reach a registry of base images."""
 
 import hashlib
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tools import packages
+from tools.child_process import run_visibly
 from tools.engine import Engine
-from tools.errors import ToolError
 
 RELEASE = "trixie"
-# Like official images it holds neither manuals nor byte code.
+# Like the official images, it holds neither manuals nor byte code.
 ROOT = (
     "mmdebstrap",
     "--variant=minbase",
@@ -28,9 +26,10 @@ ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 
 
 def base_image(engine: Engine, name: str, include: Sequence[str], *hooks: str) -> str:
-    """Return the image with these packages, made unless the engine has it; `hooks` are mmdebstrap's.
+    """Return the tag of an image with these Debian packages, and build it if the engine does not have it.
 
-    Its tag tells what it was asked to hold. Raises ToolError.
+    `hooks` are options of mmdebstrap. The tag contains a digest of everything the image is built from.
+    Raises ToolError.
     """
     options = [*ROOT, f"--include={','.join(include)}", *hooks, RELEASE]
     made_from = hashlib.sha256("\n".join((*options, DOCKERFILE)).encode()).hexdigest()
@@ -41,9 +40,8 @@ def base_image(engine: Engine, name: str, include: Sequence[str], *hooks: str) -
             context = Path(folder)
             (context / "Dockerfile").write_text(DOCKERFILE)
             command = [*options, str(context / "rootfs.tar"), f"deb {packages.mirror()} {RELEASE} main"]
-            # Where it unpacks is where everything else here is temporary, so that whoever cleans up finds it.
-            environment = {"SOURCE_DATE_EPOCH": "0", **packages.proxy(), **os.environ, "TMPDIR": folder}
-            if subprocess.run(command, env=environment, stdout=sys.stderr, check=False).returncode:
-                raise ToolError(f"mmdebstrap could not make {name}; its last lines say why")
+            # mmdebstrap unpacks in TMPDIR: in this folder, so that nothing is left behind if it is killed.
+            environ = {"SOURCE_DATE_EPOCH": "0", **packages.proxy(), **os.environ, "TMPDIR": folder}
+            run_visibly(command, env=environ, failure=f"mmdebstrap could not build {name}")
             engine.build(context, tag)
     return tag

@@ -1,4 +1,4 @@
-"""Where things are kept outside the checkout, each under a key of what it was made from."""
+"""A cache outside the checkout: each folder is stored under a digest of what it was made from."""
 
 import fcntl
 import hashlib
@@ -14,7 +14,7 @@ def root() -> Path:
 
 
 def key(*parts: str | Path) -> str:
-    """Return a short digest of strings and of the names and contents of files and folders."""
+    """Return a short digest of strings, and of the names and contents of files and folders."""
     digest = hashlib.sha256()
     for part in parts:
         for piece in _pieces(part):
@@ -23,15 +23,15 @@ def key(*parts: str | Path) -> str:
 
 
 def place(kind: str, name: str, made_from: str) -> Path:
-    """Return the folder of that kind, name and key, whether it is there or not."""
+    """Return the path of the folder with that kind, name and key, whether it exists or not."""
     return root() / kind / f"{name}-{made_from}"
 
 
 def keep(kind: str, name: str, made_from: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder of that kind, name and key; where it is missing, `make` fills it first.
+    """Return the folder with that kind, name and key; if it is missing, call `make` to fill it.
 
-    A folder is there whole or not at all, whenever the making is stopped; who wants it meanwhile waits for it.
-    Older ones of the same name go.
+    The folder appears only when it is complete, even if `make` is interrupted. Other processes that want the same
+    folder wait for it. Folders with the same name and another key are removed.
     """
     folder = place(kind, name, made_from)
     if not folder.exists():

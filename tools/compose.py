@@ -1,6 +1,6 @@
-"""`make .env`: what docker-compose.yml needs of this machine: passwords, and how pip in a build finds its index.
+"""`make .env`: write the passwords and the pip configuration that docker-compose.yml needs.
 
-Only the standard library is needed, here and in what is imported: it runs before anything is installed.
+This runs before anything is installed: import only the standard library, here and in imported modules.
 """
 
 import os
@@ -14,16 +14,19 @@ from tools.image import pip_configuration
 
 PASSWORDS = ("POSTGRES_PASSWORD", "IRIS_DATABASE_PASSWORD", "MLFLOW_DATABASE_PASSWORD", "GRAFANA_ADMIN_PASSWORD")
 HEAD = """\
-# Made by `make .env` for this machine alone. Databases keep the passwords that they were made with; for others:
+# Written by `make .env` for this machine. The databases keep their first passwords. To start again with new ones:
 #   docker compose down --volumes && rm .env && make .env"""
-HOW_TO_GO_ON = """\
-made {file}
+NEXT = """\
+wrote {file}
 next: docker compose up --detach
-      (Grafana's user is admin, its password GRAFANA_ADMIN_PASSWORD in that file)"""
+      (Grafana's user is admin; its password is GRAFANA_ADMIN_PASSWORD in that file)"""
 
 
 def write(root: Path, environ: Mapping[str, str]) -> Path:
-    """Write .env in `root`, and the files that it names; return it. Raises FileExistsError, nothing changed."""
+    """Write .env and the files that it names below `root`; return its path.
+
+    Raises FileExistsError, and changes nothing, if there is an .env already.
+    """
     file, folder = root / ".env", root / ".local" / "secrets"
     pip_conf, certificates = pip_configuration(environ)
     lines = [f"{name}={secrets.token_urlsafe(24)}" for name in PASSWORDS]
@@ -31,10 +34,11 @@ def write(root: Path, environ: Mapping[str, str]) -> Path:
         lines.append("IRIS_PIP_CONF=.local/secrets/pip.conf")
     if certificates:
         lines.append(f"IRIS_CERTIFICATES='{certificates}'")
-    # Nobody else can read it, from the first byte on; and it is never written over.
+    # Created with its final mode, so that nobody else can read it at any time, and never overwritten.
     with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as out:
         out.write("\n".join([HEAD, *lines, ""]))
-    # Who may not pass the outer folder reaches nothing in it; a container gets the inner one alone, whoever it is.
+    # Other users of the host cannot enter the outer folder. The inner one is mounted in a container whose user may
+    # have any id.
     for inner, mode in ((folder, 0o700), (folder / "alertmanager", 0o755)):
         inner.mkdir(parents=True, exist_ok=True)
         inner.chmod(mode)
@@ -42,16 +46,14 @@ def write(root: Path, environ: Mapping[str, str]) -> Path:
     return file
 
 
-def main() -> int:
-    """Write the file of this checkout; return the exit code."""
+def main() -> None:
+    """Write the .env of this checkout; exit with 1 if there is one."""
     try:
         file = write(ROOT, os.environ)
     except FileExistsError as error:
-        print(f"{error.filename} is there, and stays as it is; its first lines say more", file=sys.stderr)  # noqa: T201
-        return 1
-    print(HOW_TO_GO_ON.format(file=file))  # noqa: T201
-    return 0
+        sys.exit(f"{error.filename} exists and is not overwritten; its first lines say how to replace it")
+    print(NEXT.format(file=file))  # noqa: T201
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""The serving image: built by docker where an engine answers, else by buildah, which needs none."""
+"""Build the serving image of a model folder."""
 
 import configparser
 import json
@@ -35,16 +35,15 @@ def build(
 ) -> str:
     """Build the serving image of a model folder from this checkout; return the image's id.
 
-    Without `engine` or `base`, what `find_engine` and `find_base` say; `fresh` uses no cached layer, `quiet` shows
-    nothing of the building.
-    Raises ToolError.
+    `engine` and `base` default to the results of `find_engine` and `find_base`. `fresh` ignores cached layers, and
+    `quiet` hides the build's output. Raises ToolError.
     """
     try:
         (model / "model.onnx").stat()
-        facts = json.loads((model / "model.json").read_bytes())
-        arguments = {"MODEL_VERSION": facts["version"], "MODEL_SHA256": facts["sha256"], **origin()}
+        metadata = json.loads((model / "model.json").read_bytes())
+        arguments = {"MODEL_VERSION": metadata["version"], "MODEL_SHA256": metadata["sha256"], **origin()}
     except (OSError, ValueError, KeyError) as error:
-        raise ToolError(f"{model} is no model folder ({error}); `python -m pipeline` writes one") from error
+        raise ToolError(f"{model} is not a model folder ({error}); `python -m pipeline` writes one") from error
     engine = engine or find_engine()
     arguments["BASE"] = base or find_base(engine)
     options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
@@ -58,18 +57,15 @@ def build(
 
 
 def find_base(engine: Engine) -> str:
-    """Return the name of the base image, or, where it cannot be pulled, of a stand-in, and say so.
+    """Return the name of the base image; if it cannot be pulled, build a replacement and report that.
 
-    Both stay in the engine's store: neither is pulled or made a second time. Raises ToolError.
+    Both stay in the engine's store, so that neither is pulled or built twice. Raises ToolError.
     """
-    if engine.has(BASE):
-        return BASE
-    reason = engine.pull(BASE)
-    if reason is None:
+    if engine.has(BASE) or (reason := engine.pull(BASE)) is None:
         return BASE
     print(  # noqa: T201
         f"{BASE} cannot be pulled: {reason}\n"
-        "a base of Debian packages stands in for it, with Python of the same version",
+        "a base image of Debian packages stands in for it, with the same version of Python",
         file=sys.stderr,
         flush=True,
     )
@@ -83,7 +79,7 @@ def find_base(engine: Engine) -> str:
 
 @contextmanager
 def _context(model: Path) -> Iterator[Path]:
-    """Yield a folder with what the Dockerfile copies, for whichever model."""
+    """Yield a build context with the files that the Dockerfile copies, and this model."""
     with tempfile.TemporaryDirectory(prefix="iris-context-") as folder:
         context = Path(folder)
         shutil.copytree(ROOT / "service", context / "service", ignore=shutil.ignore_patterns("__pycache__"))
@@ -96,9 +92,9 @@ def _context(model: Path) -> Iterator[Path]:
 
 
 def pip_configuration(environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return this machine's index and proxy as a pip.conf for a build, and the certificates that it refers to.
+    """Return a pip.conf with this host's index and proxy for use in a build, and the path of its certificates.
 
-    The text is empty, and the file None, where pip is used as it comes.
+    Where pip has no configuration, the text is empty and the path None.
     """
     parser = configparser.ConfigParser(interpolation=None)
     home = Path.home()
@@ -128,7 +124,7 @@ def pip_configuration(environ: Mapping[str, str]) -> tuple[str, str | None]:
 
 @contextmanager
 def pip_secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
-    """Yield the options that give pip in the build this machine's index, proxy and certificates, as secrets."""
+    """Yield build options that pass this host's index, proxy and certificates to pip as secrets."""
     text, certificates = pip_configuration(environ)
     with tempfile.TemporaryDirectory(prefix="iris-pip-") as folder:
         options = []
@@ -142,19 +138,19 @@ def pip_secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
 
 
 def origin() -> dict[str, str]:
-    """Return where the image comes from: version, commit, and the repository's address without credentials."""
+    """Return the build arguments for the image's labels: version, commit, and repository without credentials."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     revision = _git("rev-parse", "HEAD")
     if revision and _git("status", "--porcelain", "--", "service", "Dockerfile", ".dockerignore"):
         revision += "-dirty"
     source = re.sub(r"//[^/@]*@", "//", _git("remote", "get-url", "origin"))
     if not re.match(r"https?://|ssh://|git@", source):
-        source = ""  # a folder of this machine tells nobody anything
+        source = ""  # a local path means nothing on another machine
     return {"VERSION": project["version"], "REVISION": revision or "unknown", "SOURCE": source}
 
 
 def _git(*arguments: str) -> str:
-    """Return the output of git, empty where there is no git or this is not a checkout."""
+    """Return git's output; empty if git is missing or this is not a checkout."""
     try:
         return git(ROOT, *arguments).strip()
     except (FileNotFoundError, GitError):

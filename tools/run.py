@@ -1,4 +1,4 @@
-"""`make run`: a PostgreSQL that keeps its data, and the service on it, until Ctrl-C."""
+"""`make run`: run the service with a PostgreSQL that keeps its data, until Ctrl-C."""
 
 import os
 import signal
@@ -9,22 +9,22 @@ from tools.child_process import serving
 from tools.errors import ToolError
 from tools.postgres import Postgres
 
-HOW_TO_GO_ON = """
-The service answers at {url} (Ctrl-C ends it and all it started).
-The log is in {where}
+NEXT = """
+serving on {url} (Ctrl-C stops the service and everything it started)
+predictions are logged to {where}
 
-Next:
+next:
   curl {url}/predict -H 'Content-Type: application/json' -d '{{"features":[5.1,3.5,1.4,0.2]}}'
   curl {url}/logs
 """
 
 
 def run(state: Path) -> None:
-    """Serve until SIGINT or SIGTERM, then end what was started. Raises ToolError."""
+    """Serve until SIGINT or SIGTERM, then stop everything that was started. Raises ToolError."""
     environ = dict(os.environ)
     environ.setdefault("IRIS_JOURNAL_DIR", str(state / "journal"))
     host, port = environ.get("IRIS_HOST", "127.0.0.1"), _port(environ.get("IRIS_PORT", "8000"))
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what is in its background with SIGINT ignored
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     with ExitStack() as stack:
         where = "the database of DATABASE_URL"
@@ -33,11 +33,11 @@ def run(state: Path) -> None:
             environ["DATABASE_URL"] = postgres.url
             where = f'PostgreSQL: psql "{postgres.url}"'
         process = stack.enter_context(serving(environ, host, port))
-        print(HOW_TO_GO_ON.format(url=f"http://localhost:{port}", where=where), flush=True)  # noqa: T201
+        print(NEXT.format(url=f"http://localhost:{port}", where=where), flush=True)  # noqa: T201
         raise ToolError(f"the service ended with exit code {process.wait()}; its last line above says why")
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise ToolError(f"IRIS_PORT is {text!r}, which is no port; IRIS_PORT=8001 sets another port")
+        raise ToolError(f"IRIS_PORT is {text!r}, which is not a port; IRIS_PORT=8001 sets another port")
     return int(text)

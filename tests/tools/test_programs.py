@@ -66,4 +66,4 @@ def test_without_a_cluster_a_command_says_how_to_get_one(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cluster", *arguments])
     assert command_line.run(app, "cluster") == 1
-    assert "no cluster runs here; `make up` starts one" in capsys.readouterr().err
+    assert "no cluster is running; `make up` starts one" in capsys.readouterr().err

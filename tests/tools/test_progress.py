@@ -26,7 +26,7 @@ def test_a_step_that_fails_prints_the_reason_and_the_log(capsys: pytest.CaptureF
 def test_an_interrupted_step_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), step("images"):
         raise KeyboardInterrupt
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
 
 
 def test_a_long_step_says_where_nobody_watches_what_it_does_now_and_then(

@@ -27,4 +27,4 @@ def test_a_command_line_that_is_wrong_is_told_what_there_is(arguments: tuple[str
 def test_a_port_that_is_none_is_named_with_what_to_do(port: str) -> None:
     done = _run("run", IRIS_PORT=port)
     assert done.returncode == 1
-    assert done.stderr == f"tools: IRIS_PORT is {port!r}, which is no port; IRIS_PORT=8001 sets another port\n"
+    assert done.stderr == f"tools: IRIS_PORT is {port!r}, which is not a port; IRIS_PORT=8001 sets another port\n"
