@@ -16,7 +16,7 @@ START_SECONDS = 60.0  # the service takes about one
 
 
 def output(
-    command: Sequence[str | Path],
+    command: Sequence[str],
     *,
     name: str = "",
     cwd: Path | None = None,
@@ -28,7 +28,7 @@ def output(
 
     Raises ToolError with the command's `name` and the last lines that it printed, or after that many seconds.
     """
-    name = name or " ".join(map(str, command[:4]))
+    name = name or " ".join(command[:4])
     try:
         done = subprocess.run(
             command, cwd=cwd, env=env, input=stdin, timeout=seconds, capture_output=True, text=True, check=False

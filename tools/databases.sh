@@ -1,6 +1,6 @@
 #!/bin/bash
-# Run once by the image of PostgreSQL, when its folder is empty: two databases, each with a role that can reach it and
-# no other, and can make tables in it and nothing else.
+# PostgreSQL's image runs this once, when its data folder is empty. It creates two databases, each with a role that can
+# connect only to that database and may only create tables in it.
 set -euo pipefail
 psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="${POSTGRES_USER:-postgres}" --dbname=postgres <<'SQL'
 \getenv iris_password IRIS_DATABASE_PASSWORD

@@ -56,7 +56,7 @@ def test_two_commands_do_not_change_the_cluster_at_once(
     monkeypatch.setattr("sys.argv", ["cluster", "down"])
     with node.exclusive():
         assert command_line.run(app, "cluster") == 1
-    assert "another `make up` or `make down` is at work" in capsys.readouterr().err
+    assert "another `make up` or `make down` is running" in capsys.readouterr().err
     assert command_line.run(app, "cluster") == 0
 
 

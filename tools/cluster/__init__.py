@@ -1,1 +1,1 @@
-"""A real Kubernetes on one Linux machine: programs built from source, images, kubeadm, platform."""
+"""A real Kubernetes on one Linux host: programs built from source, images, kubeadm, the platform."""

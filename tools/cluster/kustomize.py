@@ -1,18 +1,18 @@
-"""The platform: manifests/platform as the cluster applies it, upstream's files taken from the Go module cache."""
+"""Render overlays as the cluster applies them, with upstream's manifests from the Go module cache."""
 
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from tools import programs
 from tools.checkout import ROOT
+from tools.child_process import output
 from tools.errors import ToolError
 from tools.progress import Say
 
-# Public addresses of upstream's manifests: a folder of a git repository at a tag, or one file of it.
+# Public addresses of upstream's manifests: a folder in a git repository at a tag, or a single file in it.
 FOLDER = re.compile(r"https://github\.com/(?P<repository>[\w.-]+/[\w.-]+)//(?P<path>\S+)\?ref=(?P<version>\S+)")
 FILE = re.compile(
     r"https://raw\.githubusercontent\.com/(?P<repository>[\w.-]+/[\w.-]+)/(?P<version>v[^/]+)/(?P<path>\S+)"
@@ -26,10 +26,11 @@ MODULES = {
 
 
 def render(overlay: str, say: Say) -> str:
-    """Return the objects of an overlay as YAML, upstream's manifests taken from modules of the same version.
+    """Return the objects of an overlay as YAML, rendered without a network.
 
-    The kustomizations say where upstream has its manifests; a module of that version holds the same files, and its
-    checksum is in go.sum. Raises ToolError, also where a kustomization and go.mod name different versions.
+    The kustomizations name upstream's manifests by public address. The Go module of the same version contains the
+    same files, and go.sum has its checksum. Raises ToolError, also if a kustomization and go.mod name different
+    versions.
     """
     with tempfile.TemporaryDirectory(prefix="iris-platform-") as temporary:
         copy = Path(temporary)
@@ -37,22 +38,14 @@ def render(overlay: str, say: Say) -> str:
             shutil.copytree(ROOT / folder, copy / folder)
         take_upstream_from_modules(copy)
         kustomize = programs.folder("kustomize", say) / "kustomize"
-        done = subprocess.run(
-            [kustomize, "build", copy / overlay],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={"PATH": os.defpath},
-        )
-        if done.returncode:
-            raise ToolError(f"kustomize build {overlay}: {done.stderr.strip().splitlines()[-1]}")
-        return done.stdout
+        command = [str(kustomize), "build", str(copy / overlay)]
+        return output(command, name=f"kustomize build {overlay}", env={"PATH": os.defpath})
 
 
 def take_upstream_from_modules(copy: Path) -> None:
-    """Have the kustomizations of a copy of this checkout take upstream's files from the module cache.
+    """Change the kustomizations in a copy of this checkout to take upstream's files from the module cache.
 
-    Raises ToolError where one and go.mod name different versions.
+    Raises ToolError if a kustomization and go.mod name different versions.
     """
     for kustomization in copy.rglob("kustomization.yaml"):
         _take_upstream(kustomization, copy)
@@ -64,10 +57,10 @@ def _take_upstream(kustomization: Path, copy: Path) -> None:
         module = MODULES[found["repository"]]
         if found["version"] != programs.version(module):
             raise ToolError(
-                f"{kustomization.relative_to(copy)} asks for {found['repository']} {found['version']}, "
-                f"tools/modules/{module}/go.mod for {programs.version(module)}: make them the same"
+                f"{kustomization.relative_to(copy)} requires {found['repository']} {found['version']}, "
+                f"tools/modules/{module}/go.mod {programs.version(module)}: make them the same"
             )
-        # A file has to lie inside of the kustomization's folder; a folder may be linked to from there.
+        # Kustomize reads files only below the kustomization, but follows a link to a folder.
         here = kustomization.parent / f"upstream-{module}"
         files = programs.source(module)
         source = files / found["path"]

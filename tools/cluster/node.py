@@ -1,4 +1,4 @@
-"""The cluster's machine: one process with namespaces of its own, in which everything else runs."""
+"""The node: an init process with namespaces of its own, in which the whole cluster runs."""
 
 import contextlib
 import fcntl
@@ -15,6 +15,7 @@ from string import Template
 from typing import NamedTuple
 
 from tools import cache
+from tools.child_process import output
 from tools.errors import ToolError
 from tools.programs import version
 from tools.progress import NotRunningError
@@ -22,7 +23,8 @@ from tools.progress import NotRunningError
 HERE = Path(__file__).parent
 CONFIG = HERE / "config"
 SCRIPT = HERE / "node.sh"
-IP = "10.20.0.1"  # exists inside the cluster's network only, as do the addresses of pods and services
+IP = "10.20.0.1"
+"""The node's address. Like those of pods and Services, it exists only in the cluster's network namespace."""
 REGISTRY = f"{IP}:5000"
 KUBECONFIG = "/etc/kubernetes/admin.conf"
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
@@ -34,12 +36,12 @@ PRIVATE = (
     Path("/var/lib/kubelet"),
     Path("/var/log"),
 )
-"""Folders whose paths Kubernetes fixes: inside, folders of the cluster's state are mounted over them."""
+"""Folders whose paths Kubernetes fixes: on the node, folders of the cluster's state are mounted over them."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class PortForward(NamedTuple):
-    """A port of this host's loopback, and what it leads to inside."""
+    """A port on the host's loopback, and the address in the cluster that it forwards to."""
 
     name: str
     port: int
@@ -55,48 +57,52 @@ PORT_FORWARDS = (
 
 
 def state() -> Path:
-    """Return the folder of the running cluster; it goes with `down`."""
+    """Return the folder with the cluster's state; `down` removes it."""
     return cache.root() / "cluster"
 
 
 def log(name: str) -> Path:
-    """Return the log file of a part: machine, registry, containerd, kubelet, kubeadm."""
+    """Return the log file of a component: node, haproxy, registry, containerd, kubelet, kubeadm or git-server."""
     return state() / "log" / f"{name}.log"
 
 
 def init_pid() -> int | None:
-    """Return this host's number of the cluster's first process, None when no cluster runs."""
-    return next((pid for pid in _processes() if _number_inside(pid) == 1), None)
+    """Return the init process's id on the host, None when no cluster is running."""
+    return next((pid for pid in _processes() if _pid_in_namespace(pid) == 1), None)
 
 
-def path(programs: Sequence[Path]) -> str:
-    """Return a PATH with these folders first."""
-    return ":".join([*map(str, programs), SYSTEM_PATH])
+def require_running() -> int:
+    """Return the init process's id on the host. Raises NotRunningError."""
+    if (pid := init_pid()) is None:
+        raise NotRunningError
+    return pid
 
 
 def is_running(made_from: str) -> bool:
-    """Whether a machine runs that was started from the same."""
+    """Return whether a node is running that was started from the same programs and configuration."""
     recorded = state() / "made-from"
     return init_pid() is not None and recorded.exists() and recorded.read_text() == made_from
 
 
 def start(programs: Sequence[Path], made_from: str) -> None:
-    """Start the machine with an empty state and `programs` on its PATH. Raises ToolError."""
+    """Start the node with an empty state and `programs` on its PATH. Raises ToolError."""
     stop()
     listeners = {forward: _listen(forward) for forward in PORT_FORWARDS}
-    _prepare(programs, listeners)
+    path = ":".join([*map(str, programs), SYSTEM_PATH])
+    _prepare(path, listeners)
     environ = {
-        # No proxy, no language: nothing of the person who starts it.
-        "PATH": path(programs),
+        # Without the user's own environment, such as a proxy or a language.
+        "PATH": path,
         "HOME": str(state()),
         "PRIVATE": " ".join(map(str, PRIVATE)),
         "CGROUP": _cgroup(),
         "NODE_IP": IP,
         "PORT_FORWARDS": " ".join(str(server.fileno()) for server in listeners.values()),
     }
+    init = ("bash", str(SCRIPT), str(state()))
     with log("node").open("w") as out:
         process = subprocess.Popen(
-            ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", *_first_process()],
+            ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", *init],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -110,28 +116,32 @@ def start(programs: Sequence[Path], made_from: str) -> None:
     (state() / "made-from").write_text(made_from)
     while init_pid() is None:
         if process.poll() is not None:
-            raise ToolError(f"it ended at once: {log('machine').read_text().strip()}")
+            raise ToolError(f"the node ended at once: {log('node').read_text().strip()}")
         time.sleep(0.02)
 
 
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
-    """Keep other commands from changing the cluster meanwhile, and temporary files where they are found again.
+    """Hold the cluster's lock, and keep temporary files in a folder that is removed at the end.
 
-    Raises ToolError when another command is at work.
+    If this process is killed, the next command removes the folder. Raises ToolError when another command holds the
+    lock.
     """
     temporary = cache.root() / "tmp"
     cache.root().mkdir(parents=True, exist_ok=True)
-    with (cache.root() / "cluster.lock").open("w") as lock:  # the kernel takes it back, however this ends
+    with (cache.root() / "cluster.lock").open(
+        "w"
+    ) as lock:  # the kernel releases it, even if this process is killed
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ToolError("another `make up` or `make down` is at work; wait for its end, or end it") from None
-        shutil.rmtree(temporary, ignore_errors=True)  # of one that was killed
+            raise ToolError(
+                "another `make up` or `make down` is running; wait until it ends, or stop it"
+            ) from None
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        tempfile.tempdir = os.environ["TMPDIR"] = str(
-            temporary
-        )  # for this process, and for the builders that it starts
+        # The module's variable is for this process, the environment's for builders that it starts.
+        tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
         try:
             yield
         finally:
@@ -141,10 +151,11 @@ def exclusive() -> Iterator[None]:
 
 
 def stop() -> None:
-    """End the cluster, running or killed half-way, and remove all that is left of it outside the cache."""
+    """Stop the cluster, even one that was killed during its start, and remove everything but the cache."""
     while ending := list(_processes()):
         for pid in ending:
-            _kill(pid)  # with the first process, the kernel ends its process namespace, mounts and network
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # with init, the kernel ends its processes, mounts and network
         while any(map(_exists, ending)):
             time.sleep(0.02)
     for tree in _cgroups():
@@ -154,21 +165,20 @@ def stop() -> None:
         point.rmdir()
     shutil.rmtree(state(), ignore_errors=True)
     if state().exists():
-        raise ToolError(f"{state()} cannot be removed; `rm -r {state()}` says why")
+        raise ToolError(f"{state()} cannot be removed; `rm -r {state()}` shows the reason")
 
 
 def nsenter(command: Sequence[str], *namespaces: str) -> list[str]:
-    """Return the command that runs `command` inside the cluster: in those of its namespaces, or in all.
+    """Return the command line that runs `command` in the node's namespaces: in these, or in all by default.
 
-    Raises ToolError.
+    Raises NotRunningError.
     """
-    if (pid := init_pid()) is None:
-        raise NotRunningError
-    return ["nsenter", f"--target={pid}", *(namespaces or NAMESPACES), "env", f"--chdir={Path.cwd()}", *command]
+    target = f"--target={require_running()}"
+    return ["nsenter", target, *(namespaces or NAMESPACES), "env", f"--chdir={Path.cwd()}", *command]
 
 
 def environment() -> Mapping[str, str]:
-    """Return the environment for commands inside: the cluster's programs on PATH, its kubeconfig, no proxy."""
+    """Return the environment for commands on the node: PATH with its programs, its kubeconfig, no proxy."""
     kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     return {
         **kept,
@@ -181,55 +191,34 @@ def environment() -> Mapping[str, str]:
 
 
 def run(*command: str, stdin: str | None = None, seconds: float = 120) -> str:
-    """Run a command inside and return what it prints. Raises ToolError with its last words."""
-    shown = " ".join(command[:6])
-    try:
-        done = subprocess.run(
-            nsenter(command),
-            env=environment(),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ToolError(f"`{shown}` took more than {seconds:.0f} s") from None
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-4:]
-        raise ToolError(f"`{shown}` failed: {' | '.join(last)}")
-    return done.stdout
+    """Run a command on the node and return its output. Raises ToolError with its last lines."""
+    name = " ".join(command[:6])
+    return output(nsenter(command), name=name, env=environment(), stdin=stdin, seconds=seconds)
 
 
 def leftovers() -> list[Path]:
-    """Return what a cluster that no longer runs has left: control groups, its state."""
+    """Return what a cluster that is no longer running left behind: control groups, mount points, its state."""
     if init_pid() is not None:
         return []
     return [*_cgroups(), *_mount_points(), *([state()] if state().exists() else [])]
 
 
 def usage() -> tuple[float, int]:
-    """Return the seconds of processor time that the cluster's processes have used, and their memory in bytes.
+    """Return the CPU seconds that the cluster's processes have used so far, and their memory in bytes.
 
-    Memory is the proportional set size: what several share is counted once.
+    Memory is the proportional set size, which counts shared pages once. Raises NotRunningError.
     """
-    if (pid := init_pid()) is None:
-        raise NotRunningError
     ticks = memory = 0
-    for process in Path("/proc", str(pid), "root", "proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):  # it may just have ended
+    for process in Path("/proc", str(require_running()), "root", "proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):  # the process may just have ended
             fields = (process / "stat").read_text().rsplit(")", 1)[1].split()
-            ticks += sum(map(int, fields[11:15]))  # its own, and those of its children that have ended
+            ticks += sum(map(int, fields[11:15]))  # user and system time, its own and its ended children's
             memory += int((process / "smaps_rollup").read_text().split("\nPss:", 1)[1].split()[0]) * 1024
     return ticks / os.sysconf("SC_CLK_TCK"), memory
 
 
-def _first_process() -> list[str]:
-    return ["bash", str(SCRIPT), str(state())]
-
-
 def _processes() -> Iterator[int]:
-    """Yield the processes of the machine itself: whatever was killed and whatever was written down of it."""
+    """Yield the processes of `unshare` and init, found by their command line: no record of them is needed."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             argv = (process / "cmdline").read_bytes().split(b"\0")[:-1]
@@ -239,8 +228,8 @@ def _processes() -> Iterator[int]:
             yield int(process.name)
 
 
-def _number_inside(pid: int) -> int | None:
-    """Return the number of a process in its own process namespace, None when it has ended."""
+def _pid_in_namespace(pid: int) -> int | None:
+    """Return a process's id in its own pid namespace, None when it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -248,13 +237,8 @@ def _number_inside(pid: int) -> int | None:
     return int(status.split("\nNSpid:", 1)[1].split("\n", 1)[0].split()[-1])
 
 
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
 def _exists(pid: int) -> bool:
-    """Whether a process has not ended; one that nobody has taken notice of yet has."""
+    """Return whether a process is still running; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -262,18 +246,18 @@ def _exists(pid: int) -> bool:
 
 
 def _cgroup() -> str:
-    """Return the name of the control group below which all pods are."""
+    """Return the name of the control group that contains all pods."""
     return f"iris-gitops-{cache.key(str(state()))}"
 
 
 def _cgroups() -> list[Path]:
-    """Return the cluster's control groups: one tree in version 2, one for each controller in version 1."""
+    """Return the cluster's control groups: one in version 2, one for each controller in version 1."""
     root, name = Path("/sys/fs/cgroup"), _cgroup()
     return sorted({tree.resolve() for pattern in (name, f"*/{name}") for tree in root.glob(pattern)})
 
 
 def _mount_points() -> list[Path]:
-    """Return the folders of this host that were made to mount the cluster's own over them, deepest first."""
+    """Return the folders of PRIVATE that did not exist on the host and were created, deepest first."""
     record = state() / "mount-points"
     made = record.read_text().split() if record.exists() else []
     return [folder for folder in map(Path, reversed(made)) if folder.exists()]
@@ -289,10 +273,10 @@ def _listen(forward: PortForward) -> socket.socket:
         ) from error
 
 
-def _prepare(programs: Sequence[Path], listeners: Mapping[PortForward, socket.socket]) -> None:
-    """Write the state that the machine starts from."""
+def _prepare(path: str, listeners: Mapping[PortForward, socket.socket]) -> None:
+    """Write the state from which the node starts."""
     (state() / "log").mkdir(parents=True)
-    (state() / "path").write_text(path(programs))
+    (state() / "path").write_text(path)
     values = {
         "STATE": str(state()),
         "CACHE": str(cache.root()),
@@ -309,7 +293,7 @@ def _prepare(programs: Sequence[Path], listeners: Mapping[PortForward, socket.so
         target = state() / "config" / file.relative_to(CONFIG)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(Template(file.read_text()).substitute(values))
-    # Written down before they are made, so that a kill in between leaves nothing unknown.
+    # The record is written before the folders are created, so that `stop` finds them after a kill in between.
     missing = [folder for point in PRIVATE for folder in (*reversed(point.parents), point) if not folder.exists()]
     (state() / "mount-points").write_text("\n".join(map(str, missing)))
     for point in PRIVATE:

@@ -8,7 +8,7 @@ for folder in $PRIVATE; do
   mount --bind "root$folder" "$folder"
 done
 mount --make-rshared /var/lib/kubelet
-# The kubelet would set these for the whole host: here it finds files that say what it wants.
+# The kubelet would change these settings for the whole host. Files with the values that it wants are mounted over them.
 while read -r name value; do
   mkdir -p "root/proc/${name%/*}"
   echo "$value" > "root/proc/$name"
@@ -22,14 +22,14 @@ case $resolver in
   *) mount --bind config/resolv.conf /etc/resolv.conf ;;
 esac
 
-# One tree of control groups in version 2, one for each controller in version 1.
+# Control groups have one tree in version 2, and one for each controller in version 1.
 trees=(/sys/fs/cgroup/*)
 [ -e /sys/fs/cgroup/cgroup.procs ] && trees=(/sys/fs/cgroup)
 for tree in "${trees[@]}"; do
   [ -e "$tree/cgroup.procs" ] && mkdir -p "$tree/$CGROUP"
 done
 
-# There need not be a dummy device; a bridge carries the node's address as well.
+# A bridge has the node's address, because not every kernel has the dummy device.
 ip link set lo up
 ip link add node0 type bridge
 ip addr add "$NODE_IP/24" dev node0
@@ -44,7 +44,7 @@ done
 docker-registry serve config/registry.yml > log/registry.log 2>&1 &
 containerd --config config/containerd.toml > log/containerd.log 2>&1 &
 
-# Started before kubeadm has written these, the kubelet would end.
+# The kubelet would end if it started before kubeadm has written these files.
 while [ ! -f /var/lib/kubelet/kubeadm-flags.env ] || [ ! -f /etc/kubernetes/kubelet.conf ]; do sleep 0.2; done
 # shellcheck source=/dev/null
 . /var/lib/kubelet/kubeadm-flags.env

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What the official image of PostgreSQL does with POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGDATA and the scripts
-# in /docker-entrypoint-initdb.d: an empty folder becomes a cluster with that user and database, reachable by password,
-# on which the scripts are run; then the server takes this one's place.
+# Do what the official image of PostgreSQL does with POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGDATA and the
+# scripts in /docker-entrypoint-initdb.d: if the data folder is empty, create a database cluster with that user,
+# password and database, and run the scripts. Then replace this process by the server.
 set -eu
 : "${PGDATA:=/var/lib/postgresql/data}" "${POSTGRES_USER:=postgres}"
 : "${POSTGRES_DB:=$POSTGRES_USER}"

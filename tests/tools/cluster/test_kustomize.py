@@ -41,7 +41,7 @@ def test_an_address_names_the_version_that_go_mod_requires(name: str, address: s
 
 def test_different_versions_are_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "version", lambda _: "v0.0.1")
-    with pytest.raises(ToolError, match=r"asks for \S+ v\S+, tools/modules/\S+/go.mod for v0.0.1: make them"):
+    with pytest.raises(ToolError, match=r"requires \S+ v\S+, tools/modules/\S+/go.mod v0.0.1: make them"):
         kustomize.render("overlays/local/platform", print)
 
 
