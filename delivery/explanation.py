@@ -12,13 +12,21 @@ from delivery.changes import releases
 from delivery.kubernetes import KubernetesObject
 from delivery.repository import Repository
 
-MEASURED = {
-    "server-errors": "server errors, as its own pods counted them",
-    "router-errors": "server errors, as the router saw them",
-    "router-unserved": "requests for which there was no pod",
-    "latency-p95": "95 of 100 answers took at most, by its own pods",
-    "router-latency-p95": "95 of 100 answers took at most, by the router",
+METRIC_LABELS = {
+    "golden": "golden gate",
+    "server-errors": "server errors at the pods",
+    "router-errors": "server errors at the router",
+    "router-unserved": "requests without a pod",
+    "latency-p95": "P95 latency at the pods",
+    "router-latency-p95": "P95 latency at the router",
 }
+"""How people call the metrics of the AnalysisTemplates."""
+FAILED_MARK = "failed"
+"""The status that precedes the label of a failed metric, with two spaces between them."""
+NOT_READY = "not ready within"
+ABORTED_BY_PERSON = "a person aborted the rollout"
+SIGNATURE_NOT_VERIFIED = "the signature of its image could not be verified"
+WHOLE_TRAFFIC = "the new version served all traffic from the switch to the abort"
 BAD = frozenset({"Failed", "Error"})
 SIGNATURE = ("Job", "signature")
 SCRAPE = 5.0  # seconds
@@ -68,7 +76,7 @@ def unapplied(environment: str) -> Unapplied | None:
         item for item in result.get("resources", []) if failed & {item.get("hookPhase"), item.get("status")}
     ]
     if any((item["kind"], item["name"]) == SIGNATURE for item in refused):
-        lines[0] += " the signature of its image could not be verified, so nothing of it was started."
+        lines[0] += f" {SIGNATURE_NOT_VERIFIED}, so nothing of it was started."
         lines += map(quoted, kubernetes.last_words(environment, "job-name=signature", lines=1))
     else:
         said = [f"{item['kind']} {item['name']}: {item.get('message')}" for item in refused]
@@ -97,7 +105,7 @@ def _tell(repository: Repository, environment: str, rollout: KubernetesObject, d
     elif "timed out" in status.get("message", ""):
         yield from _late(environment, rollout, runs)
     else:
-        yield "No gate has failed: a person has aborted it (`kubectl argo rollouts abort`)."
+        yield f"No gate has failed: {ABORTED_BY_PERSON} (`kubectl argo rollouts abort`)."
     words = readable(kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
     if words and not (failed and _failed_metrics(failed) == {"golden"}):
         yield "Its last words:"
@@ -130,10 +138,10 @@ def _measured(environment: str, run: KubernetesObject, who: str, version: str, s
         yield quoted(run["status"].get("message", "it ended before it measured anything"))
     for result in results:
         last = result["measurements"][-1] if result.get("measurements") else {}
-        sign = "no" if result["phase"] in BAD else "ok" if last.get("phase") == "Successful" else "--"
+        sign = FAILED_MARK if result["phase"] in BAD else "ok" if last.get("phase") == "Successful" else "--"
         if job := last.get("metadata", {}).get("job-name"):
-            yield f"  {sign}  its answers to recorded questions" + (":" if sign == "no" else "")
-            if sign == "no":
+            yield f"  {sign}  {METRIC_LABELS['golden']}" + (":" if sign == FAILED_MARK else "")
+            if sign == FAILED_MARK:
                 yield from map(quoted, kubernetes.last_words(environment, f"job-name={job}", lines=10))
             continue
         name, limit = result["name"], re.search(r"> ([0-9.]+)$", conditions[result["name"]])
@@ -144,7 +152,7 @@ def _measured(environment: str, run: KubernetesObject, who: str, version: str, s
         compared = asked != query and last.get("finishedAt")
         before = kubernetes.number(asked, _time(last["finishedAt"]).timestamp()) if compared else None
         meanwhile = "" if before is None else f"; the version before: {_shown(name, before)}"
-        yield f"  {sign}  {MEASURED.get(name, name)}: {_value(name, last)}{bound}{meanwhile}"
+        yield f"  {sign}  {METRIC_LABELS.get(name, name)}: {_value(name, last)}{bound}{meanwhile}"
 
 
 def _failed_metrics(run: KubernetesObject) -> set[str]:
@@ -167,7 +175,7 @@ def _late(environment: str, rollout: KubernetesObject, runs: list[KubernetesObje
     seconds = rollout["spec"]["progressDeadlineSeconds"]
     waiting = dict.fromkeys(_waiting(kubernetes.pods(environment, rollout["status"]["currentPodHash"])))
     if waiting or not runs or _phase(runs[-1]) == "Successful":
-        yield f"It was not ready within its {seconds} seconds."
+        yield f"It was {NOT_READY} its {seconds} seconds."
         yield from waiting
         return
     yield f"Its pods were ready, but its gate had no verdict within the {seconds} seconds. What became of its pod:"
@@ -199,7 +207,7 @@ def _users(environment: str, rollout: KubernetesObject, runs: list[KubernetesObj
     """Say how many requests of users met the release, as the router counted them until just then."""
     if rollouts.is_blue_green(rollout):
         switched = any(run["metadata"]["labels"].get("rollout-type") == "PostPromotion" for run in runs)
-        return f"Users: {'all had it from the switch on until then' if switched else 'none was sent to it'}."
+        return f"Requests: {WHOLE_TRAFFIC if switched else 'none was sent to it'}."
     if not runs:
         return "Users: none was sent to it."
     space = kubernetes.namespace(environment)

@@ -27,9 +27,9 @@ class Stay(NamedTuple):
         if not self.rejected:
             return self.left
         lines = [line for line in self.left.splitlines() if line] or ["for no reason that was given"]
-        beyond = [line for line in lines if line.startswith("  no  ")]
+        beyond = [line for line in lines if line.startswith("  failed  ")]
         verdict = 2 if "was taken back from" in lines[0] else 0  # after what it was, and who shipped it
-        said = beyond[0].removeprefix("  no  ").rstrip(":") if beyond else lines[min(verdict, len(lines) - 1)]
+        said = beyond[0].removeprefix("  failed  ").rstrip(":") if beyond else lines[min(verdict, len(lines) - 1)]
         return f"taken back: {said}"
 
 

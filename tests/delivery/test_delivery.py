@@ -147,10 +147,13 @@ def test_history_tells_who_brought_what_and_why_it_left(repository: Repository) 
     ("verdict", "in_short"),
     [
         (
-            "Measured with 10 %:\n  ok  P95: 0.1 s\n  no  errors: 30 %, the limit is 1 %",
+            "Measured with 10 %:\n  ok  P95: 0.1 s\n  failed  errors: 30 %, the limit is 1 %",
             "errors: 30 %, the limit is 1 %",
         ),
-        ("Measured:\n  no  its answers to recorded questions:\n  | class 1", "its answers to recorded questions"),
+        (
+            "Measured:\n  failed  its answers to recorded questions:\n  | class 1",
+            "its answers to recorded questions",
+        ),
         ("It was not ready within its 60 seconds.\nIt crashed.", "It was not ready within its 60 seconds."),
     ],
 )

@@ -69,7 +69,7 @@ def told() -> str:
 
 
 def test_a_failed_gate_is_told_with_its_number_and_limit(cluster: dict[str, Any]) -> None:
-    assert "no  server errors, as its own pods counted them: 30.4 %, the limit is 1 %" in told()
+    assert "failed  server errors at the pods: 30.4 %, the limit is 1 %" in told()
     assert "Shipped by Ada" in told()
     cluster["rollout"] = rollout(abort=False)
     assert aborted(Repository(Path()), "prod") is None
@@ -83,7 +83,7 @@ def test_a_clock_that_is_ahead_does_not_hide_the_gate_that_failed(cluster: dict[
 def test_what_was_measured_when_it_was_released_before_is_not_told(cluster: dict[str, Any]) -> None:
     cluster["commits"] = [commit(timedelta(hours=2)), commit(timedelta(seconds=-11))]
     assert "30.4 %" not in told()
-    assert "a person has aborted it" in told()
+    assert "a person aborted the rollout" in told()
 
 
 def test_a_gate_that_ended_before_it_measured_is_told(cluster: dict[str, Any]) -> None:
