@@ -1,1 +1,1 @@
-"""The whole loop for real: the demo that a person watches, and the drill of every scenario, good and bad."""
+"""Demo and drill: releases, good and bad, played on the real cluster."""

@@ -1,4 +1,4 @@
-"""`python -m tools.drill`: play a release that goes well and one that does not, or every scenario there is."""
+"""`python -m tools.drill`: play the demo, play scenarios, or run a `delivery` command beside the cluster."""
 
 import sys
 import tempfile
@@ -14,103 +14,106 @@ from rich.table import Table
 
 from tools import command_line
 from tools.cluster import git_server
-from tools.drill import demo as performance
+from tools.drill import demo as three_releases
 from tools.drill import release_images, scenarios
 from tools.drill.checks import Outcome
-from tools.drill.environment import Stage
-from tools.drill.operator import Loop
+from tools.drill.environment import Environment
+from tools.drill.operator import Operator
 from tools.drill.scenarios import CORE, HOST, Scenario
 from tools.drill.screen import console, heading, screen
-from tools.drill.slack_receiver import Told
+from tools.drill.slack_receiver import SlackReceiver
 from tools.drill.traffic import Traffic
 from tools.drill.watch import Watch
 
 NAMES = [scenario.name for scenario in scenarios.every()]
-app = typer.Typer(help="The whole loop, for real.", pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(help="Play releases on the real cluster.", pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.command()
 def demo() -> None:
-    """Ship two models and a bad image; watch one promoted, one taken back; write a report."""
-    with _stage() as stage:
-        report = performance.perform(stage)
+    """Release two good images and a bad one, and write a report: one is promoted, one is rolled back."""
+    with _environment() as environment:
+        report = three_releases.perform(environment)
     console.print(f"""
 report: {report}
 next:
-  make shell                   look at it: kubectl argo rollouts get rollout iris -n iris-prod
+  make shell                   a shell: kubectl argo rollouts get rollout iris -n iris-prod
   .venv/bin/python -m tools.cluster exec -- git -C {git_server.repository()} log main
-  make drill                   every other way in which a release can go
-  make down                    end it, and leave nothing""")
+  make drill                   every other scenario
+  make down                    delete the cluster""")
 
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(help=f"which; all without: {', '.join(NAMES)}")] = None,
-    core: Annotated[bool, typer.Option("--core", help="the five that CI plays")] = False,  # noqa: FBT002 - a flag
+    names: Annotated[list[str] | None, typer.Argument(help=f"all by default: {', '.join(NAMES)}")] = None,
+    core: Annotated[bool, typer.Option("--core", help="the five scenarios that CI plays")] = False,  # noqa: FBT002 - a flag
 ) -> None:
-    """Play scenarios, and show what became of each; exit code 1 unless all went as they must."""
+    """Play scenarios and show the outcome of each; exit code 1 if one fails."""
     wanted = list(CORE) if core else names
     known = {scenario.name: scenario for scenario in scenarios.every()}
     if unknown := set(wanted or ()) - known.keys():
-        raise typer.BadParameter(f"there is no scenario {', '.join(unknown)}, but {', '.join(known)}")
+        raise typer.BadParameter(f"unknown scenario {', '.join(unknown)}; known: {', '.join(known)}")
     played = []
-    with _stage() as stage:
+    with _environment() as environment:
         for name in wanted or known:
             heading(f"{name}: {known[name].expected}")
-            played.append((known[name], *_play(stage, known[name])))
+            played.append((known[name], *_play(environment, known[name])))
     console.print(_table(played))
-    wrong = [scenario.name for scenario, outcome, _, _ in played if outcome is None]
-    if wrong:
-        console.print(f"wrong: {', '.join(wrong)}\nnext: .venv/bin/python -m tools.drill run {' '.join(wrong)}")
+    failed = [scenario.name for scenario, outcome, _, _ in played if outcome is None]
+    if failed:
+        console.print(f"failed: {', '.join(failed)}\nnext: .venv/bin/python -m tools.drill run {' '.join(failed)}")
         raise typer.Exit(1)
-    console.print(f"all {len(played)} as they must\nnext: make down")
+    console.print(f"all {len(played)} passed\nnext: make down")
 
 
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
 def delivery(arguments: Annotated[list[str], typer.Argument(metavar="COMMAND...")]) -> None:
-    """Run a command of `delivery` in a clone of the cluster's repository, beside the cluster; and push."""
+    """Run a `delivery` command in a clone of the cluster's repository, and push its commits."""
     with tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary:
-        loop = Loop(Path(temporary))
-        before = loop.repository.head()
-        typer.echo(loop.delivery(*arguments), nl=False)
-        if loop.repository.head() != before:
-            typer.echo(f"pushed {loop.push()[:10]}")
+        operator = Operator(Path(temporary))
+        before = operator.repository.head()
+        typer.echo(operator.delivery(*arguments), nl=False)
+        if operator.repository.head() != before:
+            typer.echo(f"pushed {operator.push()[:10]}")
 
 
 @contextmanager
-def _stage() -> Iterator[Stage]:
-    good = release_images.good()
+def _environment() -> Iterator[Environment]:
+    images = release_images.build_good()
     with (
         tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary,
-        Traffic(HOST, release_images.questions(good.values())) as traffic,
-        Told() as told,
+        Traffic(HOST, release_images.shared_questions(images.values())) as traffic,
+        SlackReceiver() as slack,
         Watch(traffic) as watch,
         screen(watch),
     ):
-        yield Stage(good, Loop(Path(temporary)), traffic, told, watch)
+        yield Environment(images, Operator(Path(temporary)), traffic, slack, watch)
 
 
-def _play(stage: Stage, scenario: Scenario) -> tuple[Outcome | None, str, float]:
+def _play(environment: Environment, scenario: Scenario) -> tuple[Outcome | None, str, float]:
+    """Return the scenario's outcome, or None and the reason why it failed, and its duration in seconds."""
     begun = time.monotonic()
-    outcome, wrong = None, ""
+    outcome, reason = None, ""
     try:
-        stage.settle()
-        outcome = scenario.play(stage)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this scenario's
-        wrong = str(error) or repr(error)
-        console.print(f"[red]wrong:[/] {escape(wrong)}")
-    return outcome, wrong, time.monotonic() - begun
+        environment.settle()
+        outcome = scenario.play(environment)
+    except Exception as error:  # noqa: BLE001 - any error fails this scenario, and the next one is played
+        reason = str(error) or repr(error)
+        console.print(f"[red]failed:[/] {escape(reason)}")
+    return outcome, reason, time.monotonic() - begun
 
 
 def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
-    table = Table("scenario", "expected", "verdict", "to weight 0", "bad answers", "revert", "took", title="drill")
-    for scenario, outcome, wrong, took in played:
+    table = Table(
+        "scenario", "expected", "outcome", "to weight 0", "failed requests", "revert", "took", title="drill"
+    )
+    for scenario, outcome, reason, took in played:
         if outcome:
             seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
-            verdict = (f"[green]{outcome.verdict}[/]", seconds, str(outcome.bad), outcome.revert)
+            cells = (f"[green]{outcome.verdict}[/]", seconds, str(outcome.failed), outcome.revert)
         else:
-            verdict = (f"[red]wrong:[/] {escape(wrong[:60])}", "", "", "")
-        table.add_row(scenario.name, scenario.expected, *verdict, f"{took:.0f} s")
+            cells = (f"[red]failed:[/] {escape(reason[:60])}", "", "", "")
+        table.add_row(scenario.name, scenario.expected, *cells, f"{took:.0f} s")
     return table
 
 

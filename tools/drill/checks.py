@@ -1,145 +1,127 @@
-"""What has to be true of a release that is promoted, and of one that is taken back."""
+"""What has to be true of a release that is promoted, and of one that is rolled back."""
 
-import re
-import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from delivery.changes import REJECTED
+from delivery.explanation import FAILED_MARK, METRIC_LABELS
 from tools.cluster import git_server, node
-from tools.drill.environment import Stage
-from tools.drill.release_images import Shipped
+from tools.drill.environment import Environment, Shipment
+from tools.drill.recording import EventKind
 from tools.drill.traffic import Answer
 from tools.errors import ToolError
 from tools.progress import wait_for
 
-PROMOTED, TAKEN_BACK = "promoted", "taken back"
-SPARED = 0.85
-"""The least part of the requests that is answered well while a bad version has 10 % of them."""
+PROMOTED, ROLLED_BACK = "promoted", "rolled back"
+MIN_SUCCESS = 0.85
+"""The least ratio of correctly answered requests while a bad version has 10 % of the traffic."""
 
 
-class WrongError(ToolError):
-    """Something came about that must not, or did not that must."""
+class CheckFailed(ToolError):
+    """A scenario did not go as it must; the message says how."""
 
 
 class Outcome(NamedTuple):
-    """What became of a release; `seconds` are those from the first answer of the new version to weight 0."""
+    """What became of a release."""
 
     verdict: str
-    seconds: float | None
-    bad: int
-    revert: str
+    failed: int  # requests
+    seconds: float | None = None  # from the new version's first answer to weight 0
+    revert: str = ""  # the commit
 
 
-def promoted(stage: Stage, shipped: Shipped, *, during: Callable[[], object] | None = None) -> Outcome:
-    """Ship a good release and see it promoted; `during` happens while it has 10 % of the users."""
-    begun = time.time()
-    stage.loop.ship(shipped, "--override")
-    if during:
-        reach(stage, 10, begun)
-        during()
-    return see_promoted(stage, shipped, begun)
+class Rollback(NamedTuple):
+    """How a release has to be rolled back."""
+
+    weight: int | None  # the highest that the canary gets, in percent; None with blue-green, which has no weights
+    metrics: frozenset[str] = frozenset()  # of which a gate fails at least one
+    phrases: tuple[str, ...] = ()  # that the revert commit contains
+    min_success: float = MIN_SUCCESS
 
 
-def see_promoted(stage: Stage, shipped: Shipped, begun: float) -> Outcome:
-    """See a release that was committed promoted: all users on it, and its answers in the log."""
+def expect_promotion(environment: Environment, shipment: Shipment) -> Outcome:
+    """Check that a release passes all gates and serves all traffic, and that all its answers are logged."""
+    begun = shipment.begun
 
-    def decided() -> bool:
-        return stage.is_aborted() or (bool(stage.marks(begun, "promoted")) and stage.rests())
+    def is_decided() -> bool:
+        is_promoted = bool(environment.events(begun, "promoted")) and environment.is_stable()
+        return is_promoted or environment.is_aborted()
 
-    stage.watch.until(decided, 600, "the promotion")
-    hold(not stage.is_aborted(), f"it was taken back: {stage.watch.state()}")
-    weights = [weight for weight in stage.weights(begun) if weight]
-    hold(weights == [10, 100], f"the weights were {weights}")
-    hold(len(stage.marks(begun, "promoted")) == 1, "more than one version was promoted")
-    phases = [run["status"]["phase"] for run in stage.watch.runs(stage.pod_hash())][-3:]
-    hold(phases == ["Successful"] * 3, f"its gates were {phases}")
-    stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == git_server.head(), 60, "Argo CD says that it is synced"
-    )
-    stage.watch.until(lambda: served_by(stage, shipped), 20, "all users being served by it")
-    nothing_lost(stage, begun)
-    return Outcome(PROMOTED, None, bad(stage, begun), "")
+    environment.watch.until(is_decided, 600, "a promotion or an abort")
+    require(not environment.is_aborted(), f"it was rolled back: {environment.watch.state()}")
+    weights = [weight for weight in environment.weights(begun) if weight]
+    require(weights == [10, 100], f"the weights were {weights}")
+    require(len(environment.events(begun, "promoted")) == 1, "more than one version was promoted")
+    pod_hash = environment.watch.rollout("prod")["status"]["currentPodHash"]
+    phases = [run["status"]["phase"] for run in environment.watch.analysis_runs(pod_hash)[-3:]]
+    require(phases == ["Successful"] * 3, f"its gates were {phases}")
+    environment.wait_until_synced()
+    environment.wait_until_served_by(shipment.image)
+    assert_all_logged(environment, begun)
+    return Outcome(PROMOTED, count_failed(environment, begun))
 
 
-def taken_back(
-    stage: Stage,
-    shipped: Shipped,
-    *,
-    at: int | None,
-    reason: str,
-    options: tuple[str, ...] = (),
-    during: Callable[[], object] | None = None,
-    spared: float = SPARED,
-) -> Outcome:
-    """Ship a bad release and see it taken back, at that weight and for that reason, and git with it.
+def expect_rollback(environment: Environment, shipment: Shipment, expected: Rollback) -> Outcome:
+    """Check that a release is rolled back as expected, and that git has the previous release again."""
+    watch, begun = environment.watch, shipment.begun
+    watch.until(lambda: bool(environment.events(begun, "abort", "promoted")), 420, "a promotion or an abort")
+    require(not environment.events(begun, "promoted"), "it was promoted")
+    watch.until(lambda: watch.weight() == 0, 15, "a canary at 0 %")
+    weights = environment.weights(begun)
+    require(max(weights, default=0) == (expected.weight or 0), f"the weights were {weights}")
 
-    `spared` is the least part of the requests that are answered well while it has 10 % of them.
+    operator = environment.operator
+    watch.until(lambda: operator.current_release("prod").digest == shipment.previous, 60, "the revert in git")
+    commit, message = find_revert(shipment.image.digest)
+    _require_cause(environment, expected, begun, message)
+    environment.wait_until_stable()
+    environment.wait_until_synced()
+
+    seconds = _require_stable_unharmed(environment, shipment, expected)
+    assert_all_logged(environment, begun)
+    return Outcome(ROLLED_BACK, count_failed(environment, begun), seconds, commit[:10])
+
+
+def _require_cause(environment: Environment, expected: Rollback, begun: float, message: str) -> None:
+    """Check that an expected metric failed, and that the revert commit says so and has the expected phrases."""
+    measurements = [one for event in environment.events(begun, "gate") for one in event.measurements]
+    failed = {measurement.metric for measurement in measurements if measurement.phase == "Failed"}
+    lines = [f"{FAILED_MARK}  {METRIC_LABELS[metric]}" for metric in failed & expected.metrics]
+    if expected.metrics:
+        require(bool(lines), f"none of {sorted(expected.metrics)} failed, but {sorted(failed)}")
+        require(any(line in message for line in lines), f"the revert does not say one of {lines}: {message}")
+    for phrase in expected.phrases:
+        require(phrase in message, f"the revert does not say {phrase!r}: {message}")
+
+
+def _require_stable_unharmed(environment: Environment, shipment: Shipment, expected: Rollback) -> float | None:
+    """Check that no request failed before the canary had traffic nor after, and few while it had 10 %.
+
+    Return the seconds from the canary's first answer to weight 0, None if it answered nothing.
     """
-    before, begun = stage.loop.runs("prod"), time.time()
-    stage.loop.ship(shipped, *options)
-    if during:
-        reach(stage, at or 0, begun)
-        during()
-    return see_taken_back(stage, shipped, before.digest, begun, at, reason, spared)
+    traffic, begun = environment.traffic, shipment.begun
+    changes, abort = environment.events(begun, "weight"), environment.events(begun, "abort")[0].at
+    by_canary = [answer.at for answer in traffic.between(begun) if answer.version == shipment.image.version]
+    require(expected.weight != 0 or not by_canary, f"it answered {len(by_canary)} requests")
+    first = ([event.at for event in changes] or by_canary or [abort])[0]
+    last = ([event.at for event in changes if event.weight == 0] or [abort])[-1]
+    without_canary = [*traffic.between(begun, first - 1), *traffic.between(last + 3)]
+    require(bool(without_canary), "there was no traffic")
+    failures = describe_failures(without_canary, begun)
+    require(not failures, f"requests to the stable version failed: {failures}")
+    if expected.weight == 10:
+        answers = traffic.between(first, last)
+        success = sum(answer.good for answer in answers) / len(answers)
+        failures = describe_failures(answers, begun)
+        require(
+            success >= expected.min_success,
+            f"only {100 * success:.0f} % were answered correctly at 10 %: {failures}",
+        )
+    return round(last - by_canary[0], 1) if by_canary else None
 
 
-def see_taken_back(
-    stage: Stage, shipped: Shipped, before: str, begun: float, at: int | None, reason: str, spared: float = SPARED
-) -> Outcome:
-    """See a release that was committed taken back, and the release `before` in its place again.
-
-    `at` is the most that it has of the users, None where there are no shares; `reason` is a regular expression.
-    """
-    stage.watch.until(lambda: bool(stage.marks(begun, "abort", "promoted")), 420, "the verdict")
-    hold(not stage.marks(begun, "promoted"), "it was promoted")
-    aborted = stage.marks(begun, "abort")[0].at
-    stage.watch.until(lambda: stage.watch.weight() == 0, 15, "weight 0")
-    weights = stage.weights(begun)
-    hold(max(weights, default=0) == (at or 0), f"the weights were {weights}")
-
-    # Git tells the truth again, by itself, and says why.
-    stage.watch.until(lambda: stage.loop.runs("prod").digest == before, 60, "the revert in git")
-    sha, body = revert_of(shipped.digest)
-    hold(bool(re.search(reason, body)), f"the revert's reason does not say {reason!r}: {body}")
-    stage.watch.until(stage.rests, 90, "the version before is all that runs")
-    stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == git_server.head(), 60, "Argo CD says that it is synced"
-    )
-
-    # Who was not sent to it noticed nothing: nothing failed before the first one was, nor after the last.
-    version = shipped.version
-    theirs = [answer for answer in stage.traffic.between(begun) if answer.version == version]
-    hold(at != 0 or not theirs, f"{len(theirs)} users were sent to it")
-    rise = [mark.at for mark in stage.marks(begun, "weight")] or [answer.at for answer in theirs] or [aborted]
-    fall = [mark.at for mark in stage.marks(begun, "weight") if mark.text.startswith("0 ")] or [aborted]
-    calm = [*stage.traffic.between(begun, rise[0] - 1), *stage.traffic.between(fall[-1] + 3)]
-    hold(bool(calm), "there were no users")
-    hold(all(answer.good for answer in calm), f"stable's users were not served: {failures(calm, begun)}")
-    if at == 10:
-        shared = stage.traffic.between(rise[0], fall[-1])
-        well = sum(answer.good for answer in shared) / len(shared)
-        hold(well >= spared, f"only {100 * well:.0f} % were served at 10 %: {failures(shared, begun)}")
-    nothing_lost(stage, begun)
-    seconds = round(fall[-1] - theirs[0].at, 1) if theirs else None
-    return Outcome(TAKEN_BACK, seconds, bad(stage, begun), sha[:10])
-
-
-def reach(stage: Stage, weight: int, since: float) -> None:
-    """Wait until the canary has that weight."""
-    stage.watch.until(lambda: weight in stage.weights(since), 120, f"{weight} % for the canary")
-    time.sleep(3)
-
-
-def served_by(stage: Stage, shipped: Shipped) -> bool:
-    """Whether all users have been served by that version for the last two seconds."""
-    versions = {answer.version for answer in stage.traffic.between(time.time() - 2)}
-    return stage.all_served() and versions == {shipped.version}
-
-
-def nothing_lost(stage: Stage, since: float) -> None:
-    """Raise ToolError unless each prediction that a user got is in the log of prod, within a minute."""
-    ids = [answer.request_id for answer in stage.traffic.between(since) if answer.request_id]
+def assert_all_logged(environment: Environment, since: float) -> None:
+    """Raise ToolError unless prod's log has every answered prediction within a minute."""
+    ids = [answer.request_id for answer in environment.traffic.between(since) if answer.request_id]
     query = "SELECT count(*) FROM seen LEFT JOIN predictions ON request_id = seen.id WHERE predictions.id IS NULL;"
     script = "\n".join(["CREATE TEMP TABLE seen (id text);", "COPY seen FROM stdin;", *ids, "\\.", query, ""])
     psql = ("psql", "--username=iris", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1")
@@ -149,30 +131,49 @@ def nothing_lost(stage: Stage, since: float) -> None:
         count = node.run(*command, stdin=script).strip()
         return None if count == "0" else f"{count} of {len(ids)} predictions are not in the log"
 
-    hold(bool(ids), "there were no users")
+    require(bool(ids), "there was no traffic")
     wait_for(missing, 60, lambda _: None)
 
 
-def revert_of(digest: str) -> tuple[str, str]:
-    """Return the commit that took an image back in prod, and what it says. Raises WrongError without."""
-    said = f"--grep={REJECTED}: {digest}"
-    sha = git_server.git("log", "--format=%H", said, "--max-count=1", "main", "--", "overlays/prod")
-    hold(bool(sha), "git was not reverted")
-    return sha, git_server.git("show", "--no-patch", "--format=%B", sha)
+def assert_alerted(
+    environment: Environment, alert: str, namespace: str, *, since: float = 0, minutes: float = 6
+) -> None:
+    """Wait for an alert in Slack; Alertmanager sends a namespace's new alerts every five minutes."""
+    wait_for(lambda: environment.slack.missing(alert, namespace, since), 60 * minutes, lambda _: None)
 
 
-def bad(stage: Stage, since: float) -> int:
-    """Return how many users got something else than the right answer."""
-    return len([answer for answer in stage.traffic.between(since) if not answer.good])
+def assert_no_failures(environment: Environment, since: float) -> None:
+    """Raise CheckFailed if a request failed."""
+    failures = describe_failures(environment.traffic.between(since), since)
+    require(not failures, f"requests failed: {failures}")
 
 
-def hold(true: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
-    """Raise WrongError unless it is true."""
-    if not true:
-        raise WrongError(otherwise)
+def assert_no_events(environment: Environment, since: float, *kinds: EventKind) -> None:
+    """Raise CheckFailed if prod had an event of one of these kinds."""
+    events = environment.events(since, *kinds)
+    require(not events, f"there should be no such events: {events}")
 
 
-def failures(answers: list[Answer], since: float) -> str:
-    """Return which answers were not good, and when; no more than ten."""
+def find_revert(digest: str) -> tuple[str, str]:
+    """Return the commit that rejects an image in prod, and its message. Raises CheckFailed without one."""
+    trailer = f"--grep={REJECTED}: {digest}"
+    commit = git_server.git("log", "--format=%H", trailer, "--max-count=1", "main", "--", "overlays/prod")
+    require(bool(commit), "git was not reverted")
+    return commit, git_server.git("show", "--no-patch", "--format=%B", commit)
+
+
+def count_failed(environment: Environment, since: float) -> int:
+    """Return the number of requests that got no answer, an error or a wrong answer."""
+    return sum(not answer.good for answer in environment.traffic.between(since))
+
+
+def require(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
+    """Raise CheckFailed unless the condition is true."""
+    if not condition:
+        raise CheckFailed(otherwise)
+
+
+def describe_failures(answers: list[Answer], since: float) -> str:
+    """Return the status and time of the first ten requests that failed, empty if none did."""
     failed = [answer for answer in answers if not answer.good]
     return ", ".join(f"{answer.status} after {answer.at - since:.1f} s" for answer in failed[:10])

@@ -1,4 +1,4 @@
-"""The dashboards' panels, and what a Prometheus answers to their queries: all that Grafana would draw."""
+"""The queries of the dashboards' panels, and what Prometheus answers: the data that Grafana would draw."""
 
 import json
 import math
@@ -13,7 +13,7 @@ FOLDER = ROOT / "monitoring/grafana/dashboards"
 
 
 class Query(NamedTuple):
-    """What a panel asks."""
+    """A query of a panel."""
 
     dashboard: str
     panel: str
@@ -21,7 +21,7 @@ class Query(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How people find it."""
+        """Return the titles of dashboard and panel."""
         return f"{self.dashboard}: {self.panel}"
 
 
@@ -35,7 +35,7 @@ def queries() -> Iterator[Query]:
 
 
 def answer(url: str, query: Query, begin: float, end: float, step: float = 5.0) -> list[dict[str, Any]]:
-    """Return the series that a Prometheus answers a query with. Raises OSError when it refuses it."""
+    """Return the series of a range query to Prometheus. Raises OSError if Prometheus rejects the query."""
     wanted = urllib.parse.urlencode({"query": query.expression, "start": begin, "end": end, "step": step})
     with urllib.request.urlopen(f"{url}/api/v1/query_range?{wanted}", timeout=30) as response:  # noqa: S310 - http
         series: list[dict[str, Any]] = json.load(response)["data"]["result"]
@@ -48,10 +48,10 @@ def numbers(series: list[dict[str, Any]]) -> list[float]:
 
 
 def faults(url: str, begin: float, end: float) -> Iterator[str]:
-    """Yield each panel that would stay empty, or show what is no number."""
+    """Yield a sentence for each panel that would be empty or show NaN."""
     for query in queries():
         found = numbers(answer(url, query, begin, end))
         if not found:
-            yield f"{query.name} shows nothing"
+            yield f"{query.name} is empty"
         elif any(math.isnan(number) for number in found):
-            yield f"{query.name} shows what is no number"
+            yield f"{query.name} shows NaN"

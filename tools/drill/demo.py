@@ -1,111 +1,117 @@
-"""The demo: a first model, another one that is promoted, and a bad image that is taken back; told in a report."""
+"""The demo: a first release, one that is promoted, one that is rolled back, and a report of all three."""
 
 import time
 from pathlib import Path
 
 from tools import cache
 from tools.drill import checks
-from tools.drill.environment import Stage
-from tools.drill.recording import Act, Story, Verdict
-from tools.drill.release_images import Shipped
+from tools.drill.environment import Environment, Shipment
+from tools.drill.recording import EventKind, Recording, Release, Verdict, ignore_failures_before
+from tools.drill.release_images import ReleaseImage
 from tools.drill.report import picture, write
-from tools.drill.scenarios import ERRORS
+from tools.drill.scenarios import ERRORS_AT_10
 from tools.drill.screen import console, heading
 
 REPORT = cache.root() / "drill" / "report.html"
 FAULT = "errors-30"
 
 
-def perform(stage: Stage) -> Path:
-    """Play the three releases and return the report. Raises WrongError, ToolError, RefusedError."""
+def perform(environment: Environment) -> Path:
+    """Play the releases and return the path of the report. Raises ToolError."""
     begun = time.time()
-    console.print(f"{stage.traffic.users} users ask for predictions, from before the first release to the end")
-    acts = (_first(stage),) if stage.loop.is_first() else ()
-    stage.settle()
-    acts = (*acts, _second(stage), _third(stage))
-    # Before the first release there is nobody to answer: that harms no one.
-    served = next((answer.at for answer in stage.traffic.between(begun) if answer.good), begun)
-    seen = (sample for sample in stage.watch.samples if sample.at >= begun)
-    samples = tuple(sample if sample.at > served else sample._replace(bad=0) for sample in seen)
-    story = Story("Three releases of an iris classifier", samples, acts)
-    write(story, REPORT)
-    for act in acts[-2:]:
-        picture(story, act, REPORT.with_name(f"{act.verdict.replace(' ', '-')}.png"))
+    console.print(f"{environment.traffic.users} users send requests from before the first release to the end")
+    releases = []
+    if environment.operator.is_first_release():
+        releases.append(_first(environment))
+    else:
+        environment.settle()
+    served = time.time()  # all requests of the last two seconds were answered
+    releases += [_second(environment), _third(environment)]
+    samples = ignore_failures_before(served, (each for each in environment.watch.samples if each.at >= begun))
+    recording = Recording("Three releases of an iris classifier", samples, tuple(releases))
+    write(recording, REPORT)
+    for release in releases[-2:]:
+        picture(recording, release, REPORT.with_name(f"{release.verdict.replace(' ', '-')}.png"))
     return REPORT
 
 
-def _first(stage: Stage) -> Act:
+def _first(environment: Environment) -> Release:
     title = "Release 1: a first model"
-    begun, shipped = time.time(), stage.good["model-1"]
+    begun, image = time.time(), environment.images["model-1"]
     heading(title)
-    promotion = _through_dev(stage, shipped)
-    stage.watch.until(lambda: stage.has("prod", shipped) and stage.rests(), 180, "prod runs it")
-    served = time.time()
-    stage.watch.until(lambda: checks.served_by(stage, shipped), 20, "all users being served by it")
-    reason = "The first release of an environment has nothing to be compared with: all users get it at once."
-    seconds = {"from the promotion to running in prod": served - promotion}
-    return _act(stage, title, "released", reason, begun, time.time() - 2, seconds)
-
-
-def _second(stage: Stage) -> Act:
-    title = "Release 2: another model, which is good"
-    begun, shipped = time.time(), stage.next_good()
-    heading(title)
-    promotion = _through_dev(stage, shipped)
-    checks.see_promoted(stage, shipped, promotion)
-    done = stage.marks(promotion, "promoted")[0].at
-    reason = (
-        "It answered the recorded questions as it should, and kept to its limits with 10 % and with all users."
+    promotion = _ship_through_dev(environment, image).begun
+    environment.watch.until(
+        lambda: environment.runs_only("prod", image) and environment.is_stable(), 180, "prod to run it"
     )
-    seconds = {"from the promotion to synced": _since(stage, promotion, "sync"), "to all users": done - promotion}
-    return _act(stage, title, "promoted", reason, begun, promotion, seconds)
+    ready = time.time()
+    environment.wait_until_served_by(image)
+    reason = "An environment's first release has no stable version to compare with: it gets all traffic at once."
+    seconds = {"promotion to running in prod": ready - promotion}
+    # Its requests count from when it answered all of them.
+    return _release(environment, title, "released", reason, begun, time.time() - 2, seconds)
 
 
-def _third(stage: Stage) -> Act:
-    title = "Release 3: an image that fails three requests in ten"
-    begun, shipped, before = time.time(), stage.faulty(FAULT), stage.loop.runs("prod").digest
+def _second(environment: Environment) -> Release:
+    title = "Release 2: another model, a good one"
+    begun, image = time.time(), environment.other_image()
     heading(title)
-    promotion = time.time()
-    stage.loop.ship(shipped)
-    outcome = checks.see_taken_back(stage, shipped, before, promotion, 10, ERRORS)
-    abort, reverted = (stage.marks(promotion, kind)[0].at for kind in ("abort", "revert"))
-    _, reason = checks.revert_of(shipped.digest)
-    console.print(f"\n{reason}", markup=False)
+    shipment = _ship_through_dev(environment, image)
+    promotion = shipment.begun
+    checks.expect_promotion(environment, shipment)
+    reason = (
+        "It reproduced the recorded answers, and stayed within the limits at 10 % and at 100 % of the traffic."
+    )
     seconds = {
-        "from the promotion to synced": _since(stage, promotion, "sync"),
-        "from its first answer to weight 0": outcome.seconds or 0.0,
-        "from the abort to the revert in git": reverted - abort,
+        "promotion to synced": _seconds_to(environment, promotion, "sync"),
+        "promotion to all traffic": _seconds_to(environment, promotion, "promoted"),
     }
-    return _act(stage, title, "taken back", reason, begun, promotion, seconds)
+    return _release(environment, title, "promoted", reason, begun, promotion, seconds)
 
 
-def _through_dev(stage: Stage, shipped: Shipped) -> float:
-    """Release to dev, see it run there, promote it to prod; return when the promotion was committed.
+def _third(environment: Environment) -> Release:
+    title = "Release 3: an image that fails three in ten requests"
+    begun, image = time.time(), environment.faulty_image(FAULT)
+    heading(title)
+    shipment = environment.ship(image)
+    promotion = shipment.begun
+    outcome = checks.expect_rollback(environment, shipment, ERRORS_AT_10)
+    _, reason = checks.find_revert(image.digest)
+    console.print(f"\n{reason}", markup=False)
+    to_abort, to_revert = (_seconds_to(environment, promotion, kind) for kind in ("abort", "revert"))
+    seconds = {
+        "promotion to synced": _seconds_to(environment, promotion, "sync"),
+        "first answer to weight 0": outcome.seconds or 0.0,
+        "abort to revert in git": to_revert - to_abort,
+    }
+    return _release(environment, title, "rolled back", reason, begun, promotion, seconds)
 
-    An earlier demo or drill may have had it taken back, hence --override.
+
+def _ship_through_dev(environment: Environment, image: ReleaseImage) -> Shipment:
+    """Release an image to dev, wait until it runs there, and promote it to prod.
+
+    An earlier demo or drill may have rejected the image, hence --override.
     """
-    stage.loop.release(shipped, "--override")
-    stage.watch.until(lambda: stage.has("dev", shipped), 180, "dev runs it")
-    promotion = time.time()
-    stage.loop.promote("--override")
-    return promotion
+    environment.operator.release(image, "--override")
+    environment.watch.until(lambda: environment.runs_only("dev", image), 180, "dev to run it")
+    shipment = Shipment(image, time.time())
+    environment.operator.promote("--override")
+    return shipment
 
 
-def _since(stage: Stage, begun: float, kind: str) -> float:
-    return stage.marks(begun, kind)[0].at - begun
+def _seconds_to(environment: Environment, begun: float, kind: EventKind) -> float:
+    return environment.events(begun, kind)[0].at - begun
 
 
-def _act(
-    stage: Stage,
+def _release(
+    environment: Environment,
     title: str,
     verdict: Verdict,
     reason: str,
     begun: float,
     counted: float,
     seconds: dict[str, float],
-) -> Act:
-    """Return the act; users count from the time on at which prod could serve them."""
-    kinds = ("commit", "sync", "gate", "weight", "promoted", "abort", "revert")
-    requests, bad = len(stage.traffic.between(counted)), checks.bad(stage, counted)
-    console.print(f"users: {requests} requests, {bad} bad")
-    return Act(title, verdict, reason, tuple(stage.marks(begun, *kinds)), seconds, requests, bad)
+) -> Release:
+    """Return the release with its events since `begun` and its requests since `counted`."""
+    requests, failed = len(environment.traffic.between(counted)), checks.count_failed(environment, counted)
+    console.print(f"{requests} requests, {failed} failed")
+    return Release(title, verdict, reason, tuple(environment.events(begun)), seconds, requests, failed)

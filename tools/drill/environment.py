@@ -1,77 +1,122 @@
-"""Where a release is played: good models, a cluster that runs one, users, those who are told, a clone, a watch."""
+"""What a scenario works with: images to release, a clone to commit in, traffic, a Slack receiver and the watch."""
 
 import time
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from delivery import rollout as rollouts
+from tools.cluster import git_server
 from tools.drill import release_images
-from tools.drill.operator import Loop
-from tools.drill.recording import Mark
-from tools.drill.release_images import Shipped
-from tools.drill.slack_receiver import Told
+from tools.drill.operator import Operator
+from tools.drill.recording import Event, EventKind
+from tools.drill.release_images import ReleaseImage
+from tools.drill.slack_receiver import SlackReceiver
 from tools.drill.traffic import Traffic
 from tools.drill.watch import Watch
 from tools.errors import ToolError
 
 
-class Stage:
-    """What a scenario has to do with."""
+class Shipment(NamedTuple):
+    """An image that was released to prod."""
 
-    def __init__(self, good: dict[str, Shipped], loop: Loop, traffic: Traffic, told: Told, watch: Watch) -> None:
-        self.good, self.loop, self.traffic, self.told, self.watch = good, loop, traffic, told, watch
+    image: ReleaseImage
+    begun: float  # before its commit, seconds since 1970
+    previous: str = ""  # digest of the release that git had in prod before
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The surroundings of a scenario, which acts on prod."""
+
+    images: dict[str, ReleaseImage]  # good ones, by the name of their model
+    operator: Operator
+    traffic: Traffic
+    slack: SlackReceiver
+    watch: Watch
 
     def settle(self) -> None:
-        """Have a good model in prod, all users on it, and nothing under way. Raises ToolError."""
-        if self.loop.is_first():
-            self.loop.ship(self.good["model-1"], "--override")
+        """Get a good model to serve all of prod's traffic with no release in progress. Raises ToolError."""
+        if self.operator.is_first_release():
+            self.operator.ship(self.images["model-1"], "--override")
         try:
-            self.watch.until(self.rests, 120, "a stable version in prod")
-        except ToolError:  # a scenario that went wrong has left it half-way
-            self.loop.revert()
-            self.watch.until(self.rests, 180, "a stable version in prod")
-        # The router learns of a first release's route a moment after the pods are ready.
-        self.watch.until(self.all_served, 60, "every user being served")
+            self.wait_until_stable(120)
+        except ToolError:  # the scenario before failed half-way
+            self.operator.revert()
+            self.wait_until_stable(180)
+        # The router learns the route of a first release a moment after the pods are ready.
+        self.watch.until(self.is_serving, 60, "all requests to be answered")
 
-    def all_served(self) -> bool:
-        """Whether all users got the right answer for the last two seconds."""
+    def ship(self, image: ReleaseImage, *options: str, wait_for_canary: bool = False) -> Shipment:
+        """Release an image to dev and promote it to prod, and wait until the canary has 10 % of the traffic.
+
+        Raises ToolError: CommandFailed if `delivery` refuses.
+        """
+        previous = self.operator.current_release("prod").digest
+        shipment = Shipment(image, time.time(), previous)
+        self.operator.ship(image, *options)
+        if wait_for_canary:
+            self.watch.until(lambda: 10 in self.weights(shipment.begun), 120, "a canary at 10 %")
+            time.sleep(3)  # for some of its answers
+        return shipment
+
+    def wait_until_stable(self, seconds: float = 90) -> None:
+        """Wait until prod has one version only. Raises ToolError."""
+        self.watch.until(self.is_stable, seconds, "a stable version in prod")
+
+    def wait_until_synced(self, seconds: float = 60) -> None:
+        """Wait until Argo CD has synced prod to the newest commit. Raises ToolError."""
+        self.watch.until(
+            lambda: self.watch.synced_commit("iris-prod") == git_server.head(), seconds, "Argo CD to sync prod"
+        )
+
+    def wait_until_served_by(self, image: ReleaseImage) -> None:
+        """Wait until an image has answered all requests of the last two seconds. Raises ToolError."""
+        self.watch.until(
+            lambda: self.is_serving(image.version), 20, f"model {image.version} to answer all requests"
+        )
+
+    def is_serving(self, version: str = "") -> bool:
+        """Return whether all answers of the last two seconds were correct, and came from that model version."""
         answers = self.traffic.between(time.time() - 2)
-        return bool(answers) and all(answer.good for answer in answers)
+        return bool(answers) and all(answer.good and version in {"", answer.version} for answer in answers)
 
-    def other(self) -> str:
-        """Return the name of the model that does not run in prod."""
-        runs = self.loop.runs("prod").facts["sha256"]
-        return next(name for name, good in self.good.items() if good.sha256 != runs)
-
-    def next_good(self) -> Shipped:
-        """Return an image that is good and another one than what runs."""
-        return self.good[self.other()]
-
-    def faulty(self, fault: str) -> Shipped:
-        """Return an image of the model that does not run, with that fault."""
-        return release_images.bad(self.other(), fault)
-
-    def pod_hash(self) -> str:
-        """Return the pod-template hash of what prod is being moved to."""
-        return str(self.watch.rollout("prod").get("status", {}).get("currentPodHash", ""))
-
-    def is_aborted(self) -> bool:
-        """Whether prod's release was taken back by the cluster."""
-        return rollouts.is_aborted(self.watch.rollout("prod"))
-
-    def has(self, environment: str, shipped: Shipped) -> bool:
-        """Whether an environment runs an image and nothing else."""
-        rollout = self.watch.rollout(environment)
-        is_asked_for = bool(rollout) and rollouts.digest(rollout) == shipped.digest
-        return is_asked_for and rollouts.is_promoted(rollout)
-
-    def marks(self, since: float, *kinds: str) -> list[Mark]:
-        """Return what has changed since then."""
-        return [mark for mark in list(self.watch.marks) if mark.at >= since and mark.kind in kinds]
-
-    def weights(self, since: float) -> list[int]:
-        """Return the weights that the canary has had since then, in order."""
-        return [int(mark.text.split()[0]) for mark in self.marks(since, "weight")]
-
-    def rests(self) -> bool:
-        """Whether prod has one version, which all users have."""
+    def is_stable(self) -> bool:
+        """Return whether prod has one version, which serves all traffic."""
         rollout = self.watch.rollout("prod")
         return bool(rollout) and rollouts.is_promoted(rollout) and self.watch.weight() == 0
+
+    def is_aborted(self) -> bool:
+        """Return whether prod's Rollout is aborted."""
+        return rollouts.is_aborted(self.watch.rollout("prod"))
+
+    def runs_only(self, name: str, image: ReleaseImage) -> bool:
+        """Return whether dev or prod runs an image and nothing else."""
+        rollout = self.watch.rollout(name)
+        return bool(rollout) and rollouts.digest(rollout) == image.digest and rollouts.is_promoted(rollout)
+
+    def running_model(self) -> str:
+        """Return the name of the model that runs in prod."""
+        other = self.other_model()
+        return next(name for name in self.images if name != other)
+
+    def other_model(self) -> str:
+        """Return the name of the model that does not run in prod."""
+        running = self.operator.current_release("prod").facts["sha256"]
+        return next(name for name, image in self.images.items() if image.model_sha256 != running)
+
+    def other_image(self) -> ReleaseImage:
+        """Return the good image of the model that does not run in prod."""
+        return self.images[self.other_model()]
+
+    def faulty_image(self, fault: str) -> ReleaseImage:
+        """Build an image of the model that does not run in prod, with that fault."""
+        return release_images.build_faulty(self.other_model(), fault)
+
+    def events(self, since: float, *kinds: EventKind) -> list[Event]:
+        """Return the events since then, of some kinds or of all."""
+        events = list(self.watch.events)
+        return [event for event in events if event.at >= since and (not kinds or event.kind in kinds)]
+
+    def weights(self, since: float) -> list[int]:
+        """Return the canary's weights in percent since then, in order."""
+        return [event.weight for event in self.events(since, "weight")]

@@ -1,26 +1,30 @@
-"""A module of the drill that runs inside the cluster's network, and the lines of JSON that it writes."""
+"""A module of the drill that runs in the cluster's network and writes lines of JSON."""
 
 import json
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 from tools.cluster import node
 
+Received = TypeVar("Received")
+_writing = threading.Lock()
 
-class Inside:
-    """`python -m MODULE`, as long as the block lasts; what it writes is given to `take`.
 
-    It has to end when its standard input does.
+class InClusterProcess(Generic[Received]):
+    """Run `python -m MODULE` for the duration of the block, and collect what `make` makes of each line's value.
+
+    The module has to exit when its standard input ends.
     """
 
-    def __init__(self, take: Callable[[Any], None], module: str, *arguments: str) -> None:
-        self._take, self._command = take, [sys.executable, "-m", module, *arguments]
+    def __init__(self, make: Callable[[Any], Received], module: str, *arguments: str) -> None:
+        self.received: list[Received] = []
+        self._make, self._command = make, [sys.executable, "-m", module, *arguments]
 
-    def __enter__(self) -> "Inside":
-        # Not in the namespace of processes: it is this one's child, and ends with it.
+    def __enter__(self) -> "InClusterProcess[Received]":
+        # It does not enter the process namespace, so it stays a child of this process and ends with it.
         self._process = subprocess.Popen(
             node.nsenter(self._command, "--net", "--mount"),
             env=node.environment(),
@@ -34,17 +38,18 @@ class Inside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin  # noqa: S101
+        assert self._process.stdin  # noqa: S101 - for the type checker
         self._process.stdin.close()
         self._process.wait(timeout=30)
         self._reader.join()
 
     def _read(self, lines: IO[str]) -> None:
         for line in lines:
-            self._take(json.loads(line))
+            self.received.append(self._make(json.loads(line)))
 
 
-def write(event: Any) -> None:
-    """Write a line of JSON; called in such a module."""
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
+def write(value: Any) -> None:
+    """Write a value as a line of JSON, from any thread of the module that runs in the cluster."""
+    with _writing:
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()

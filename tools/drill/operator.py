@@ -1,11 +1,10 @@
-"""A person's part in the loop: a clone, the commands of `delivery`, a push; everything else happens by itself."""
+"""The person who operates the delivery: works in a clone, runs `delivery` commands, and pushes."""
 
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from delivery import changes
 from delivery.git import GitError, git, identity
@@ -13,110 +12,100 @@ from delivery.release import Release
 from delivery.repository import Repository
 from tools.checkout import ROOT
 from tools.cluster import git_server, node
-from tools.drill.release_images import Shipped
+from tools.drill.release_images import ReleaseImage
 from tools.errors import ToolError
 
-PERSON = identity("Ada", "ada@example.org")
+IDENTITY = identity("Ada", "ada@example.org")
 
 
-class RefusedError(ToolError):
-    """`delivery` has refused; the message says why."""
+class CommandFailed(ToolError):
+    """A `delivery` command failed; the message is what it printed."""
 
 
-class Edit(NamedTuple):
-    """What a file of the repository is to say instead."""
-
-    path: str
-    old: str
-    new: str
-
-
-class Loop:
-    """A clone of the cluster's repository, in which a person works."""
+class Operator:
+    """A person with a clone of the cluster's repository."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "clone"
         git(ROOT, "clone", "--quiet", str(git_server.repository()), str(self.folder))
         self.repository = Repository(self.folder)
 
-    def release(self, shipped: Shipped, *options: str) -> str:
-        """Release to dev; return the commit. Raises RefusedError."""
-        self.pull()
-        self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
-        return self.push()
+    def release(self, image: ReleaseImage, *options: str) -> str:
+        """Release an image to dev; return the commit. Raises CommandFailed."""
+        return self._run_and_push(("release", image.digest, f"--model={image.model}", *options))
 
     def promote(self, *options: str) -> str:
-        """Promote what runs in dev to prod; return the commit. Raises RefusedError."""
-        self.pull()
-        self.delivery("promote", *options)
-        return self.push()
+        """Promote what runs in dev to prod; return the commit. Raises CommandFailed."""
+        return self._run_and_push(("promote", *options))
 
-    def ship(self, shipped: Shipped, *options: str) -> str:
-        """Release to dev and promote to prod, in one push; return the commit. Raises RefusedError."""
-        self.pull()
-        self.delivery("release", shipped.digest, f"--model={shipped.model}", *options)
-        self.delivery("promote", *options)
-        return self.push()
+    def ship(self, image: ReleaseImage, *options: str) -> str:
+        """Release an image to dev and promote it to prod in one push; return the commit. Raises CommandFailed."""
+        release = ("release", image.digest, f"--model={image.model}", *options)
+        return self._run_and_push(release, ("promote", *options))
 
     def revert(self, *options: str) -> str:
-        """Take back what runs in prod; return the commit. Raises RefusedError."""
-        self.pull()
-        self.delivery("revert", "prod", *options)
-        return self.push()
+        """Revert prod's release; return the commit. Raises CommandFailed."""
+        return self._run_and_push(("revert", "prod", *options))
 
     def delivery(self, *arguments: str) -> str:
-        """Run a command of `delivery` in the clone, where it can ask the cluster. Raises RefusedError."""
-        inner = [sys.executable, "-P", "-m", "delivery", *arguments]
-        command = node.nsenter(["env", f"--chdir={self.folder}", *inner], "--net", "--mount")
-        environ = {**node.environment(), **PERSON, "PYTHONPATH": str(ROOT)}
+        """Run a `delivery` command in the clone, where it can reach the cluster. Raises CommandFailed."""
+        python = [sys.executable, "-P", "-m", "delivery", *arguments]
+        command = node.nsenter(["env", f"--chdir={self.folder}", *python], "--net", "--mount")
+        environ = {**node.environment(), **IDENTITY, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RefusedError(done.stderr.strip() or done.stdout.strip())
+            raise CommandFailed(done.stderr.strip() or done.stdout.strip())
         return done.stdout
 
     @contextmanager
-    def changed(self, message: str, *edits: Edit) -> Iterator[str]:
-        """Have a commit of edits as long as the block lasts, then its revert; give the commit."""
+    def committed(self, message: str, *edits: tuple[str, str, str]) -> Iterator[str]:
+        """Push a commit of edits (path, old text, new text), yield its id, and push its revert after the block."""
         self.pull()
         for path, old, new in edits:
             file = self.folder / path
             text = file.read_text()
             if old not in text:
-                raise ToolError(f"{path} does not say {old!r}: the drill has to follow it")
+                raise ToolError(f"{path} does not contain {old!r}: update the drill")
             file.write_text(text.replace(old, new))
-        git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)", environ=PERSON)
+        git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)", environ=IDENTITY)
         commit = self.push()
         try:
             yield commit
         finally:
             self.pull()
-            git(self.folder, "revert", "--no-edit", commit, environ=PERSON)
+            git(self.folder, "revert", "--no-edit", commit, environ=IDENTITY)
             self.push()
 
     def pull(self) -> None:
-        """Take what was pushed meanwhile, and drop what could not be."""
+        """Reset the clone to the newest main; commits that could not be pushed are dropped."""
         git(self.folder, "fetch", "--quiet")
         git(self.folder, "reset", "--quiet", "--hard", "origin/main")
 
     def push(self) -> str:
-        """Push, after whatever was pushed meanwhile; return the commit."""
+        """Rebase on the newest main and push; return the commit."""
         git(self.folder, "fetch", "--quiet")
         try:
-            git(self.folder, "rebase", "--quiet", "origin/main", environ=PERSON)
+            git(self.folder, "rebase", "--quiet", "origin/main", environ=IDENTITY)
         except GitError:
             git(self.folder, "rebase", "--abort")
             raise
         git(self.folder, "push", "--quiet", "origin", "HEAD:main")
         return self.repository.head()
 
-    def is_first(self) -> bool:
-        """Whether nothing was ever released in prod."""
+    def is_first_release(self) -> bool:
+        """Return whether nothing has been released to prod in this clone."""
         return changes.current(self.repository, "prod") is None
 
-    def runs(self, environment: str) -> Release:
-        """Return what git says runs. Raises ToolError when nothing does."""
+    def current_release(self, environment: str) -> Release:
+        """Return the release that git has in an environment. Raises ToolError if it has none."""
         self.pull()
-        found = changes.current(self.repository, environment)
-        if found is None:
+        release = changes.current(self.repository, environment)
+        if release is None:
             raise ToolError(f"nothing is released in {environment}")
-        return found
+        return release
+
+    def _run_and_push(self, *commands: tuple[str, ...]) -> str:
+        self.pull()
+        for command in commands:
+            self.delivery(*command)
+        return self.push()

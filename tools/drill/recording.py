@@ -1,8 +1,10 @@
-"""What happened, as it is told afterwards: a sample every second, and marks where something changed."""
+"""What a demo records for its report: a sample every second, and events where something changed."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-Verdict = Literal["released", "promoted", "taken back"]
+EventKind = Literal["commit", "sync", "gate", "weight", "promoted", "abort", "revert"]
+Verdict = Literal["released", "promoted", "rolled back"]
 
 
 class Sample(NamedTuple):
@@ -10,38 +12,67 @@ class Sample(NamedTuple):
 
     at: float  # seconds since 1970
     weight: int  # of the canary, in percent
-    stable_errors: float | None  # ratio, as the router sees it
+    stable_errors: float | None  # ratio, as the router counts it
     canary_errors: float | None
     stable_p95: float | None  # seconds
     canary_p95: float | None
-    answers: dict[str, int]  # good answers that users got since the sample before, by model version
-    bad: int  # requests of users since then that failed or were answered wrongly
+    answers: dict[str, int]  # correct answers since the previous sample, by model version
+    failed: int  # requests since the previous sample that got no answer, an error or a wrong answer
 
 
-class Mark(NamedTuple):
-    """Something that changed, or that was measured; `good` is None where it is neither good nor bad."""
+class Measurement(NamedTuple):
+    """A gate's measurement of one metric: its phase in Argo Rollouts' terms, and its value if it has one."""
 
-    at: float
-    kind: Literal["commit", "sync", "gate", "weight", "promoted", "abort", "revert"]
-    text: str
-    good: bool | None = None
+    metric: str
+    phase: str
+    value: float | None = None
 
 
-class Act(NamedTuple):
-    """One release, from its commit to what became of it."""
+class Event(NamedTuple):
+    """A change or a gate's measurements in prod; only the fields of its kind are set."""
+
+    at: float  # seconds since 1970
+    kind: EventKind
+    commit: str = ""  # id: what was committed, reverted with, or synced to
+    subject: str = ""  # of that commit or revert
+    weight: int = 0  # of the canary from now on, in percent
+    model_version: str = ""  # that was promoted
+    measurements: tuple[Measurement, ...] = ()  # that the gate took at the same time
+
+    @property
+    def good(self) -> bool | None:
+        """Whether the release passed (True) or failed (False); None where the event says neither."""
+        if self.kind == "gate":
+            phases = {measurement.phase for measurement in self.measurements}
+            if "Failed" in phases:
+                return False
+            return True if phases == {"Successful"} else None
+        return {"promoted": True, "abort": False, "revert": False}.get(self.kind)
+
+
+class Release(NamedTuple):
+    """One release, from its commit to its verdict."""
 
     title: str
     verdict: Verdict
-    reason: str  # several lines, for people
-    marks: tuple[Mark, ...]
-    seconds: dict[str, float]  # durations by what they are, for instance "from the commit to synced"
-    requests: int  # of users while it lasted
-    bad: int  # of these, failed or answered wrongly
+    reason: str  # several lines of text
+    events: tuple[Event, ...]
+    seconds: dict[str, float]  # durations by name, for instance "commit to synced"
+    requests: int  # during the release
+    failed: int  # of these
 
 
-class Story(NamedTuple):
+class Recording(NamedTuple):
     """Everything that the report shows."""
 
     title: str
     samples: tuple[Sample, ...]
-    acts: tuple[Act, ...]
+    releases: tuple[Release, ...]
+
+
+def ignore_failures_before(served: float, samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """Return the samples without the failed requests up to `served`, when the first release served all traffic.
+
+    Before that there is no release to blame: nothing runs that could answer.
+    """
+    return tuple(sample if sample.at > served else sample._replace(failed=0) for sample in samples)

@@ -1,4 +1,4 @@
-"""What the drill ships: images of two real models, and the same images with one thing wrong with them."""
+"""The images that the drill releases: two models, and the same images with one fault each."""
 
 import json
 import os
@@ -22,30 +22,30 @@ FAULTS = ROOT / "tools/drill/faults"
 MODELS = {"model-1": "logistic_regression", "model-2": "svm"}
 
 
-class Shipped(NamedTuple):
-    """An image in the cluster's registry, and the folder of the model that git is to say is in it."""
+class ReleaseImage(NamedTuple):
+    """An image in the cluster's registry, and the model folder to release it with."""
 
     digest: str
     model: Path
 
     @property
     def version(self) -> str:
-        """Return the version of the model, as its answers name it."""
-        return str(self.facts["version"])
+        """Return the model's version, which its answers contain."""
+        return str(self.metadata["version"])
 
     @property
-    def sha256(self) -> str:
-        """Return the digest of the model's file."""
-        return str(self.facts["sha256"])
+    def model_sha256(self) -> str:
+        """Return the digest of the model file."""
+        return str(self.metadata["sha256"])
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What its model.json says."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the content of model.json."""
         return dict(json.loads((self.model / "model.json").read_text()))
 
 
 def train(name: str) -> Path:
-    """Train one of the two models, once for each state of the pipeline. Raises ToolError."""
+    """Train a model, or return it from the cache if the pipeline has not changed. Raises ToolError."""
 
     def make(out: Path) -> None:
         registry = f"sqlite:///{cache.root()}/drill/mlflow.db"
@@ -59,50 +59,50 @@ def train(name: str) -> Path:
     return cache.keep("models", name, cache.key(*sorted((ROOT / "pipeline").glob("*.py"))), make) / "model"
 
 
-def good() -> dict[str, Shipped]:
-    """Build, push and sign the serving image of each of the models. Raises ToolError."""
-    shipped = {}
+def build_good() -> dict[str, ReleaseImage]:
+    """Build, push and sign the serving image of each model. Raises ToolError."""
+    built = {}
     for name, algorithm in MODELS.items():
-        with step(f"{name}: {algorithm.replace('_', ' ')}, trained, built, pushed, signed"):
+        with step(f"train, build, push and sign {name}: {algorithm.replace('_', ' ')}"):
             model = train(name)
             image.build(model, f"localhost/drill:{name}", engine=buildah(), quiet=True)
-            shipped[name] = Shipped(_push_signed(name), model)
-    return shipped
+            built[name] = ReleaseImage(_push_signed(name), model)
+    return built
 
 
-def questions(models: Iterable[Shipped]) -> list[Question]:
-    """Return what users can ask: the rows for which all models have the same answer on record."""
+def shared_questions(images: Iterable[ReleaseImage]) -> list[Question]:
+    """Return the golden rows for which all models give the same answer."""
     recorded = [
-        [Question(row["features"], row["prediction"]) for row in model.facts["golden"]] for model in models
+        [Question(row["features"], row["prediction"]) for row in image.metadata["golden"]] for image in images
     ]
     return [question for question in recorded[0] if all(question in others for others in recorded)]
 
 
-def bad(name: str, fault: str) -> Shipped:
-    """Build, push and sign the image of a model with a fault (faults/). Raises ToolError."""
-    return Shipped(_push_signed(_with(name, fault)), train(name))
+def build_faulty(name: str, fault: str) -> ReleaseImage:
+    """Build, push and sign an image with a fault (see faults/) or "none". Raises ToolError."""
+    return ReleaseImage(_push_signed(_build(name, fault)), train(name))
 
 
-def unsigned(name: str) -> Shipped:
-    """Build an image with nothing wrong, and push it without a signature. Raises ToolError."""
-    return Shipped(_push(_with(name, "none")), train(name))
+def build_unsigned(name: str) -> ReleaseImage:
+    """Build a good image and push it without a signature. Raises ToolError."""
+    return ReleaseImage(_push(_build(name, "none")), train(name))
 
 
-def gone(name: str) -> Shipped:
-    """Push and sign an image, and take it out of the registry. Raises ToolError."""
-    shipped = bad(name, "none")
-    manifest = f"http://{node.REGISTRY}/v2/{images.in_registry(IMAGE)}/manifests/{shipped.digest}"
+def build_deleted(name: str) -> ReleaseImage:
+    """Build, push and sign a good image, and delete it from the registry. Raises ToolError."""
+    deleted = build_faulty(name, "none")
+    manifest = f"http://{node.REGISTRY}/v2/{images.in_registry(IMAGE)}/manifests/{deleted.digest}"
     node.run("curl", "--silent", "--show-error", "--fail", "--request", "DELETE", manifest)
-    return shipped
+    return deleted
 
 
-def _with(name: str, fault: str) -> str:
-    """Build the image of a model with that fault, "none" for none, and return its tag."""
+def _build(name: str, fault: str) -> str:
+    """Build the image of a model with a fault, or "none", and return its tag."""
     tag = f"{name}-{fault}"
-    # Rejected is rejected: each time it is another image.
+    # A rejected digest stays rejected, so every build has to give another one.
     values = {"GOOD": f"localhost/drill:{name}", "FAULT": fault, "DRILL": str(time.time_ns())}
     arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
-    # Some buildahs take a layer for cached when only the value of an ARG is another.
+    # Some versions of buildah reuse a cached layer although the value of an ARG has changed.
     buildah().build(FAULTS, f"localhost/drill:{tag}", "--quiet", "--no-cache", *arguments)
     return tag
 
@@ -112,7 +112,7 @@ def _push(tag: str) -> str:
     images.push(buildah(), f"localhost/drill:{tag}", reference)
     digest = images.digest(reference)
     if digest is None:
-        raise ToolError(f"{reference} was pushed, but the registry does not have it; `make down` and `make up`")
+        raise ToolError(f"{reference} was pushed, but is not in the registry; next: `make down`, then `make up`")
     return digest
 
 

@@ -1,4 +1,4 @@
-"""The report of a story: one HTML file that needs no other, for people who were not there."""
+"""The report of a recording: one HTML file with everything in it."""
 
 from datetime import UTC, datetime
 from io import StringIO
@@ -8,25 +8,26 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import rc_context
 
 from tools.drill import timeline
-from tools.drill.recording import Act, Mark, Story
+from tools.drill.recording import Event, Recording, Release
+from tools.drill.wording import describe
 
 TEMPLATE = "report.html.jinja"
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 NEXT = (
-    ("make shell", "a shell in the cluster; in it:"),
-    ("kubectl argo rollouts get rollout iris -n iris-prod", "what the rollout is doing"),
+    ("make shell", "a shell in the cluster, for the next command"),
+    ("kubectl argo rollouts get rollout iris -n iris-prod", "the state of the rollout"),
     (
         ".venv/bin/python -m tools.drill delivery history prod",
-        "which model ran from when to when, who brought it, and why it left",
+        "which model ran when, who released it, and why it was superseded or rolled back",
     ),
-    ("make drill", "every way in which a release can go"),
-    ("make down", "the end of the cluster; nothing is left"),
+    ("make drill", "the other scenarios"),
+    ("make down", "delete the cluster"),
 )
 
 
-def write(story: Story, path: Path) -> None:
-    """Write the report of the story; the same story gives the same file."""
-    begin = timeline.begin(story)
+def write(recording: Recording, path: Path) -> None:
+    """Write the report of a recording; the same recording gives the same file."""
+    begin, end = timeline.span(recording)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -35,72 +36,76 @@ def write(story: Story, path: Path) -> None:
         lstrip_blocks=True,
     )
     page = environment.get_template(TEMPLATE).render(
-        story=story,
-        headline=headline(story),
+        recording=recording,
+        headline=headline(recording),
         when=f"{datetime.fromtimestamp(begin, UTC):%Y-%m-%d %H:%M} UTC",
-        length=timeline.clock(timeline.end(story) - begin),
-        figure=_svg(story) if story.samples else "",
-        durations=list(dict.fromkeys(name for act in story.acts for name in act.seconds)),
-        total=total(story),
-        marks=_marks,
+        length=timeline.clock(end - begin),
+        figure=_svg(recording) if recording.samples else "",
+        durations=list(dict.fromkeys(name for release in recording.releases for name in release.seconds)),
+        total=total(recording),
+        events=_events,
+        describe=describe,
         gates=_gates,
-        clock=lambda mark: timeline.clock(mark.at - begin),
-        share=_share,
+        clock=lambda event: timeline.clock(event.at - begin),
+        failures=_failures,
         colors=timeline,
         next=NEXT,
     )
     path.write_text(timeline.printable(page), encoding="utf-8")
 
 
-def picture(story: Story, act: Act, path: Path) -> None:
-    """Write one release of the story as a PNG, from five seconds before its first mark to ten after its last."""
-    begin, end = min(mark.at for mark in act.marks) - 5, max(mark.at for mark in act.marks) + 10
-    samples = tuple(sample for sample in story.samples if begin <= sample.at <= end)
-    timeline.timeline(Story(act.title, samples, (act,))).savefig(path, dpi=110, metadata={"Software": None})
+def picture(recording: Recording, release: Release, path: Path) -> None:
+    """Write one release as a PNG, from five seconds before its first event to ten after its last."""
+    first, last = timeline.ends(release)
+    begin, end = first.at - 5, last.at + 10
+    samples = tuple(sample for sample in recording.samples if begin <= sample.at <= end)
+    alone = Recording(release.title, samples, (release,))
+    timeline.timeline(alone).savefig(path, dpi=110, metadata={"Software": None})
 
 
-def headline(story: Story) -> str:
-    """Return in one sentence what became of the releases, and what users had of it."""
-    if not story.acts:
+def headline(recording: Recording) -> str:
+    """Return in one sentence how the releases and the requests ended."""
+    if not recording.releases:
         return "Nothing was released."
-    back = sum(act.verdict == "taken back" for act in story.acts)
-    shipped = len(story.acts) - back
-    requests, bad = total(story)
-    releases = "1 release" if shipped == 1 else f"{shipped or 'no'} releases"
-    taken = f"{back} taken back by {'itself' if back == 1 else 'themselves'}" if back else "none taken back"
-    return f"{releases} shipped, {taken}; {_users(requests, bad)}.".capitalize()
+    back = sum(release.verdict == "rolled back" for release in recording.releases)
+    good = len(recording.releases) - back
+    releases = "1 release" if good == 1 else f"{good or 'no'} releases"
+    rolled_back = f"{back} rolled back automatically" if back else "none rolled back"
+    return f"{releases} succeeded, {rolled_back}; {_requests(*total(recording))}.".capitalize()
 
 
-def total(story: Story) -> tuple[int, int]:
-    """Return the requests of users from begin to end, also between the acts, and the bad ones of these."""
-    bad = sum(sample.bad for sample in story.samples)
-    return bad + sum(sum(sample.answers.values()) for sample in story.samples), bad
+def total(recording: Recording) -> tuple[int, int]:
+    """Return the number of requests from beginning to end, and how many of them failed."""
+    failed = sum(sample.failed for sample in recording.samples)
+    return failed + sum(sum(sample.answers.values()) for sample in recording.samples), failed
 
 
-def _users(requests: int, bad: int) -> str:
+def _requests(requests: int, failed: int) -> str:
     if not requests:
-        return "no requests of users were counted"
-    return f"{f'{bad:,}' if bad else 'none'} of {requests:,} requests of users {'was' if bad < 2 else 'were'} bad"
+        return "no requests were counted"
+    return f"{f'{failed:,}' if failed else 'none'} of {requests:,} requests failed"
 
 
-def _share(bad: int, requests: int) -> str:
-    return f"{bad:,} ({bad / requests:.2%})" if bad and requests else f"{bad:,}"
+def _failures(failed: int, requests: int) -> str:
+    return f"{failed:,} ({failed / requests:.2%})" if failed and requests else f"{failed:,}"
 
 
-def _marks(act: Act, *, gates: bool) -> list[Mark]:
-    return sorted((mark for mark in act.marks if (mark.kind == "gate") == gates), key=lambda mark: mark.at)
+def _events(release: Release, *, gates: bool) -> list[Event]:
+    return sorted(
+        (event for event in release.events if (event.kind == "gate") == gates), key=lambda event: event.at
+    )
 
 
-def _gates(act: Act) -> str:
-    verdicts = [mark.good for mark in _marks(act, gates=True)]
-    counts = f"{verdicts.count(True)} good, {verdicts.count(False)} bad, {verdicts.count(None)} without data"
+def _gates(release: Release) -> str:
+    verdicts = [event.good for event in _events(release, gates=True)]
+    counts = f"{verdicts.count(True)} passed, {verdicts.count(False)} failed, {verdicts.count(None)} without data"
     return f"{len(verdicts)} gate measurements: {counts}"
 
 
-def _svg(story: Story) -> str:
+def _svg(recording: Recording) -> str:
     buffer = StringIO()
-    # Text stays text, which can be searched, and ids follow from what is drawn.
+    # Text stays text, which can be searched; the salt makes the ids the same each time.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "drill"}):
-        timeline.timeline(story).savefig(buffer, format="svg", metadata=NO_METADATA)
+        timeline.timeline(recording).savefig(buffer, format="svg", metadata=NO_METADATA)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]  # what is before it belongs to a file of its own
+    return text[text.index("<svg") :]  # without the XML declaration, which is not allowed inside HTML

@@ -1,343 +1,322 @@
-"""Every way in which a release can go, and what has to become of it: by commit only, on the real cluster."""
+"""The drill's scenarios: every way in which a release can go on the real cluster, started by commits only."""
 
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from delivery import rollout as rollouts
+from delivery.explanation import ABORTED_BY_PERSON, NOT_READY, SIGNATURE_NOT_VERIFIED, WHOLE_TRAFFIC
 from tools.cluster import git_server, node, secrets
-from tools.drill import dashboards, release_images
-from tools.drill.checks import (
-    PROMOTED,
-    SPARED,
-    TAKEN_BACK,
-    Outcome,
-    WrongError,
-    bad,
-    failures,
-    hold,
-    nothing_lost,
-    promoted,
-    reach,
-    revert_of,
-    see_promoted,
-    served_by,
-    taken_back,
-)
-from tools.drill.environment import Stage
-from tools.drill.operator import Edit, RefusedError
-from tools.drill.release_images import Shipped
+from tools.drill import checks, dashboards, release_images
+from tools.drill.checks import Outcome, Rollback, expect_promotion, expect_rollback, require
+from tools.drill.environment import Environment, Shipment
+from tools.drill.operator import CommandFailed
+from tools.drill.release_images import ReleaseImage
 from tools.drill.watch import PROMETHEUS
 from tools.progress import wait_for
 
 HOST = "iris.localhost"
-ERRORS = "no  server errors"  # by whichever view has enough requests first
-CONTROLLERS = {
-    "the rollouts controller": ("argo-rollouts", "app.kubernetes.io/name=argo-rollouts"),
-    "Argo CD": ("argocd", "app.kubernetes.io/name=argocd-application-controller"),
-    "the router": ("traefik", "app.kubernetes.io/name=traefik"),
-}
+GOLDEN = frozenset({"golden"})
+SERVER_ERRORS = frozenset({"server-errors", "router-errors"})  # whichever view has enough requests first
+ERRORS_AT_10 = Rollback(10, SERVER_ERRORS)
+NEVER_READY = Rollback(0, phrases=(NOT_READY,))
 
 
 class Scenario(NamedTuple):
-    """A release, and what is expected of it."""
+    """A release, and its expected outcome."""
 
     name: str
     expected: str
-    play: Callable[[Stage], Outcome]
+    play: Callable[[Environment], Outcome]
 
 
-def fault(name: str, *, at: int, reason: str) -> Callable[[Stage], Outcome]:
-    """Return the play of an image with that fault."""
-    return lambda stage: taken_back(stage, stage.faulty(name), at=at, reason=reason)
+def a_faulty_image(fault: str, expected: Rollback, environment: Environment) -> Outcome:
+    """Roll back an image with that fault."""
+    return expect_rollback(environment, environment.ship(environment.faulty_image(fault)), expected)
 
 
-def many_errors(stage: Stage) -> Outcome:
-    """Taken back; who watches and who is on call are told, and every panel of the dashboards shows what was."""
+def many_errors(environment: Environment) -> Outcome:
+    """Roll back 30 % errors: `delivery watch` fails, an alert fires, and every dashboard panel has data."""
     begun = time.time()
-    outcome = taken_back(
-        stage,
-        stage.faulty("errors-30"),
-        at=10,
-        reason=ERRORS,
-        during=lambda: watched_in_vain(stage, "prod"),
-    )
-    # The alert comes with the next look at the rules.
+    shipment = environment.ship(environment.faulty_image("errors-30"), wait_for_canary=True)
+    watch_until_failed(environment, "prod")
+    outcome = expect_rollback(environment, shipment, ERRORS_AT_10)
+    # The series of the alert appear with the next evaluation of the rules.
     wait_for(lambda: next(dashboards.faults(PROMETHEUS, begun, time.time()), None), 30, lambda _: None)
-    told(stage, "RolloutAborted", "iris-prod")  # of this one, or of one from just before the drill
+    # An abort just before the drill has the same alert, so a message about that one counts as well.
+    checks.assert_alerted(environment, "RolloutAborted", "iris-prod")
     return outcome
 
 
-def watched_in_vain(stage: Stage, environment: str) -> str:
-    """Watch a release as a person does until users do not get it; return what was said."""
+def watch_until_failed(environment: Environment, name: str) -> str:
+    """Run `delivery watch` for dev or prod until it reports a failed release; return its output."""
     try:
-        stage.loop.delivery("watch", environment, "--minutes=10")
-    except RefusedError as error:
-        hold(f"python -m delivery why {environment}" in str(error), f"delivery watch: {error}")
+        environment.operator.delivery("watch", name, "--minutes=10")
+    except CommandFailed as error:
+        require(f"python -m delivery why {name}" in str(error), f"delivery watch: {error}")
         return str(error)
-    raise WrongError("delivery watch has taken it for promoted")
+    raise checks.CheckFailed("delivery watch reported a promotion")
 
 
-def a_good_release(stage: Stage) -> Outcome:
-    """Promoted, and nobody notices."""
-    begun = time.time()
-    # It ends well only when all users have the release.
-    outcome = promoted(stage, stage.next_good(), during=lambda: stage.loop.delivery("watch", "prod"))
-    hold(outcome.bad == 0, f"{outcome.bad} requests failed: {failures(stage.traffic.between(begun), begun)}")
+def a_good_release(environment: Environment) -> Outcome:
+    """Promote a good release without a failed request; `delivery watch` succeeds."""
+    shipment = environment.ship(environment.other_image(), "--override", wait_for_canary=True)
+    environment.operator.delivery("watch", "prod")
+    outcome = expect_promotion(environment, shipment)
+    checks.assert_no_failures(environment, shipment.begun)
     return outcome
 
 
-def another_model_than_git_says(stage: Stage) -> Outcome:
-    """The image holds one model, git's model.json is of the other."""
-    other = stage.other()
-    running = next(name for name in release_images.MODELS if name != other)
-    shipped = Shipped(release_images.bad(running, "none").digest, stage.good[other].model)
-    return taken_back(stage, shipped, at=0, reason="git says")
+def a_different_model_than_in_git(environment: Environment) -> Outcome:
+    """Roll back an image that contains another model than git's model.json describes."""
+    image = release_images.build_faulty(environment.running_model(), "none")
+    mismatched = ReleaseImage(image.digest, environment.other_image().model)
+    return expect_rollback(environment, environment.ship(mismatched), Rollback(0, GOLDEN))
 
 
-def an_image_that_is_not_there(stage: Stage) -> Outcome:
-    """A digest that was signed, and that the registry has no more."""
-    return taken_back(stage, release_images.gone(stage.other()), at=0, reason="was not ready within")
+def a_deleted_image(environment: Environment) -> Outcome:
+    """Roll back an image that was signed and has since been deleted from the registry."""
+    image = release_images.build_deleted(environment.other_model())
+    return expect_rollback(environment, environment.ship(image), NEVER_READY)
 
 
-def an_image_that_nobody_signed(stage: Stage) -> Outcome:
-    """Nothing of it is started anywhere, `delivery watch` and `status` say why, and a person reverts."""
-    shipped, begun = release_images.unsigned(stage.other()), time.time()
-    stage.loop.ship(shipped)
-    why = "signature of its image could not be verified"
+def an_unsigned_image(environment: Environment) -> Outcome:
+    """Start no pod of an unsigned image; `delivery watch` and `status` say why, and a person reverts."""
+    image = release_images.build_unsigned(environment.other_model())
+    begun = environment.ship(image).begun
     for name in ("dev", "prod"):
-        said = watched_in_vain(stage, name), stage.loop.delivery("status", name)
-        hold(all(why in text for text in said), f"it is not said why: {said}")
-    asked = ("rollouts,replicasets,deployments,pods", "--all-namespaces", "--output=jsonpath={..image}")
-    hold(shipped.digest not in node.run("kubectl", "get", *asked), "the cluster was asked to run it")
-    stage.loop.revert()
-    stage.watch.until(
-        lambda: stage.watch.synced("iris-prod") == git_server.head(), 90, "Argo CD says that it is synced"
-    )
-    sha, body = revert_of(shipped.digest)
-    hold(why in body, f"the revert does not say why: {body}")
-    hold(not stage.marks(begun, "weight", "gate", "abort", "promoted"), "the rollout did something of its own")
-    hold(bad(stage, begun) == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
-    return Outcome("not started", None, bad(stage, begun), sha[:10])
+        outputs = watch_until_failed(environment, name), environment.operator.delivery("status", name)
+        require(all(SIGNATURE_NOT_VERIFIED in output for output in outputs), f"the reason is missing: {outputs}")
+    query = ("rollouts,replicasets,deployments,pods", "--all-namespaces", "--output=jsonpath={..image}")
+    require(image.digest not in node.run("kubectl", "get", *query), "the cluster was asked to run it")
+    environment.operator.revert()
+    environment.wait_until_synced(90)
+    commit, message = checks.find_revert(image.digest)
+    require(SIGNATURE_NOT_VERIFIED in message, f"the revert does not say why: {message}")
+    checks.assert_no_events(environment, begun, "weight", "gate", "abort", "promoted")
+    checks.assert_no_failures(environment, begun)
+    return Outcome("not started", 0, revert=commit[:10])
 
 
-def no_traffic(stage: Stage) -> Outcome:
-    """Without users there is no verdict; somebody is told, and reverts, also when pods were added."""
-    shipped, begun = release_images.bad(stage.other(), "none"), time.time()
-    with stage.traffic.away():
-        stage.loop.ship(shipped)
-        reach(stage, 10, begun)
-        told(stage, "RolloutWaiting", "iris-prod", since=begun, minutes=15)
-        hold(stage.watch.weight() == 10 and not stage.is_aborted(), f"it did not wait: {stage.watch.state()}")
-        with autoscaled(stage):
-            stage.loop.revert("--reason=Nobody uses it; it waits for ever.")
-            stage.watch.until(stage.rests, 90, "the version before is all that runs")
-    hold(stage.weights(begun) == [10, 0], f"the weights were {stage.weights(begun)}")
-    return Outcome("waits", None, bad(stage, begun), revert_of(shipped.digest)[0][:10])
+def no_traffic(environment: Environment) -> Outcome:
+    """Wait at 10 % while there is no traffic; an alert fires, and a person reverts after pods were added."""
+    image = environment.faulty_image("none")
+    with environment.traffic.paused():
+        shipment = environment.ship(image, wait_for_canary=True)
+        checks.assert_alerted(environment, "RolloutWaiting", "iris-prod", since=shipment.begun, minutes=15)
+        require_waiting(environment)
+        with three_replicas(environment):
+            environment.operator.revert("--reason=There is no traffic, so the release waits without end.")
+            environment.wait_until_stable()
+    return reverted_at_10(environment, shipment, "waits")
 
 
-def prometheus_away(*, healthy: bool) -> Callable[[Stage], Outcome]:
-    """Return the play in which nobody measures for a minute, by a commit to monitoring/."""
-
-    def play(stage: Stage) -> Outcome:
-        def away() -> None:
-            none = Edit("monitoring/kubernetes/prometheus-deployment.yaml", "  replicas: 1", "  replicas: 0")
-            with stage.loop.changed("monitoring: Prometheus is away", none) as gone:
-                stage.watch.until(lambda: stage.watch.synced("monitoring") == gone, 60, "Prometheus away")
-                time.sleep(10)
-                begun = time.time()
-                time.sleep(60)
-                measured = [mark.text for mark in stage.marks(begun, "gate") if mark.good is not None]
-                hold(not measured, f"something was measured without Prometheus: {measured}")
-                hold(
-                    stage.watch.weight() == 10 and not stage.is_aborted(),
-                    f"it did not hold: {stage.watch.state()}",
-                )
-
-        if healthy:
-            return promoted(stage, stage.next_good(), during=away)
-        return taken_back(stage, stage.faulty("errors-30"), at=10, reason=ERRORS, during=away)
-
-    return play
+def require_waiting(environment: Environment) -> None:
+    """Raise CheckFailed unless the canary waits at 10 %."""
+    is_waiting = environment.watch.weight() == 10 and not environment.is_aborted()
+    require(is_waiting, f"it did not wait: {environment.watch.state()}")
 
 
-def a_second_release(stage: Stage) -> Outcome:
-    """The first is abandoned in its canary, the second judged by all gates of its own."""
-    first, second = release_images.bad(stage.other(), "none"), stage.next_good()
-    begun = time.time()
-    stage.loop.ship(first)
-    reach(stage, 10, begun)
-    outcome = promoted(stage, second)
-    hold(outcome.bad == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
-    hold(not stage.marks(begun, "abort"), "the first was aborted")
+def reverted_at_10(environment: Environment, shipment: Shipment, verdict: str) -> Outcome:
+    """Return the outcome of a person's revert, before which the canary got 10 % of the traffic and no more."""
+    weights = environment.weights(shipment.begun)
+    require(weights == [10, 0], f"the weights were {weights}")
+    commit, _ = checks.find_revert(shipment.image.digest)
+    return Outcome(verdict, checks.count_failed(environment, shipment.begun), revert=commit[:10])
+
+
+def no_prometheus(environment: Environment, *, healthy: bool) -> Outcome:
+    """Make Prometheus unavailable for a minute: a canary waits, and is judged once there is data again."""
+    image = environment.other_image() if healthy else environment.faulty_image("errors-30")
+    options = ("--override",) if healthy else ()
+    shipment = environment.ship(image, *options, wait_for_canary=True)
+    edit = ("monitoring/kubernetes/prometheus-deployment.yaml", "  replicas: 1", "  replicas: 0")
+    with environment.operator.committed("monitoring: no Prometheus", edit) as commit:
+        watch = environment.watch
+        watch.until(lambda: watch.synced_commit("monitoring") == commit, 60, "Prometheus to be removed")
+        time.sleep(10)
+        begun = time.time()
+        time.sleep(60)
+        measured = [event for event in environment.events(begun, "gate") if event.good is not None]
+        require(not measured, f"something was measured without Prometheus: {measured}")
+        require_waiting(environment)
+    if healthy:
+        return expect_promotion(environment, shipment)
+    return expect_rollback(environment, shipment, ERRORS_AT_10)
+
+
+def a_second_release(environment: Environment) -> Outcome:
+    """Replace a canary by a second release, which passes all gates by itself."""
+    first, second = environment.faulty_image("none"), environment.other_image()
+    begun = environment.ship(first, wait_for_canary=True).begun
+    shipment = environment.ship(second, "--override")
+    outcome = expect_promotion(environment, shipment)
+    checks.assert_no_failures(environment, shipment.begun)
+    checks.assert_no_events(environment, begun, "abort")
     return outcome
 
 
-def a_person_reverts_in_git(stage: Stage) -> Outcome:
-    """`delivery revert` in mid-canary: the users go back, and nothing is aborted."""
-    shipped, begun = release_images.bad(stage.other(), "none"), time.time()
-    stage.loop.ship(shipped)
-    reach(stage, 10, begun)
-    stage.loop.revert()
-    stage.watch.until(stage.rests, 90, "the version before is all that runs")
-    hold(not stage.marks(begun, "abort", "promoted"), "the rollout did something of its own")
-    hold(stage.weights(begun) == [10, 0], f"the weights were {stage.weights(begun)}")
-    return Outcome(TAKEN_BACK, None, bad(stage, begun), revert_of(shipped.digest)[0][:10])
+def a_person_reverts_in_git(environment: Environment) -> Outcome:
+    """Run `delivery revert` while the canary has 10 %: the weight drops to 0, and nothing is aborted."""
+    image = environment.faulty_image("none")
+    shipment = environment.ship(image, wait_for_canary=True)
+    environment.operator.revert()
+    environment.wait_until_stable()
+    checks.assert_no_events(environment, shipment.begun, "abort", "promoted")
+    return reverted_at_10(environment, shipment, checks.ROLLED_BACK)
 
 
-def a_person_aborts(stage: Stage) -> Outcome:
-    """`kubectl argo rollouts abort`: git follows."""
-
-    shipped = release_images.bad(stage.other(), "none")
-    return taken_back(stage, shipped, at=10, reason="a person has aborted it", during=lambda: argo("abort"))
-
-
-def a_person_promotes(stage: Stage) -> Outcome:
-    """`kubectl argo rollouts promote --full`: it is done at once, as git says."""
-    shipped, begun = stage.next_good(), time.time()
-    stage.loop.ship(shipped, "--override")
-    reach(stage, 10, begun)
-    argo("promote", "--full")
-    stage.watch.until(lambda: bool(stage.marks(begun, "promoted")) and stage.rests(), 60, "the promotion")
-    stage.watch.until(lambda: served_by(stage, shipped), 20, "all users being served by it")
-    hold(stage.loop.runs("prod").digest == shipped.digest, "git says something else")
-    return Outcome(PROMOTED, None, bad(stage, begun), "")
+def a_person_aborts(environment: Environment) -> Outcome:
+    """Run `kubectl argo rollouts abort` while the canary has 10 %: git is reverted."""
+    image = environment.faulty_image("none")
+    shipment = environment.ship(image, wait_for_canary=True)
+    argo_rollouts("abort")
+    return expect_rollback(environment, shipment, Rollback(10, phrases=(ABORTED_BY_PERSON,)))
 
 
-def a_person_undoes(stage: Stage) -> Outcome:
-    """`kubectl argo rollouts undo`: Argo CD brings back what git says, before anybody is sent elsewhere."""
-    digest, begun = stage.loop.runs("prod").digest, time.time()
-    argo("undo")
+def a_person_promotes(environment: Environment) -> Outcome:
+    """Run `kubectl argo rollouts promote --full` while the canary has 10 %: it is promoted at once."""
+    image = environment.other_image()
+    begun = environment.ship(image, "--override", wait_for_canary=True).begun
+    argo_rollouts("promote", "--full")
+    environment.watch.until(
+        lambda: bool(environment.events(begun, "promoted")) and environment.is_stable(), 60, "the promotion"
+    )
+    environment.wait_until_served_by(image)
+    release = environment.operator.current_release("prod")
+    require(release.digest == image.digest, "git has another release")
+    return Outcome(checks.PROMOTED, checks.count_failed(environment, begun))
+
+
+def a_person_undoes(environment: Environment) -> Outcome:
+    """Run `kubectl argo rollouts undo`: Argo CD restores git's release before any traffic goes elsewhere."""
+    digest, begun = environment.operator.current_release("prod").digest, time.time()
+    argo_rollouts("undo")
     time.sleep(20)
-    stage.watch.until(stage.rests, 90, "what git says is all that runs")
-    hold(rollouts.digest(stage.watch.rollout("prod")) == digest, "the cluster runs something else than git says")
-    hold(max(stage.weights(begun), default=0) == 0, "users were sent to what git does not say")
-    return Outcome("as git says", None, bad(stage, begun), "")
+    environment.wait_until_stable()
+    running = rollouts.digest(environment.watch.rollout("prod"))
+    require(running == digest, "the cluster does not run git's release")
+    require(not any(environment.weights(begun)), "another release than git's got traffic")
+    return Outcome("restored", checks.count_failed(environment, begun))
 
 
-def a_person_reverts_later(stage: Stage) -> Outcome:
-    """`delivery revert` of what all users have: the release before comes back, through all gates of its own."""
-    before = stage.good[next(name for name in release_images.MODELS if name != stage.other())]
-    a_person_promotes(stage)
-    begun = time.time()
-    stage.loop.revert("--reason=It was promoted, and should not have been.")
-    hold(stage.next_good() != before, "git says something else than the release before")
-    outcome = see_promoted(stage, before, begun)
-    hold(outcome.bad == 0, f"requests failed: {failures(stage.traffic.between(begun), begun)}")
-    return outcome._replace(revert=git_server.head()[:10])
+def a_person_reverts_later(environment: Environment) -> Outcome:
+    """Run `delivery revert` after a promotion: the previous release passes all gates and is promoted."""
+    previous = environment.running_model()
+    a_person_promotes(environment)
+    shipment = Shipment(environment.images[previous], time.time())
+    environment.operator.revert("--reason=It was promoted by mistake.")
+    require(environment.running_model() == previous, "git does not have the previous release")
+    outcome = expect_promotion(environment, shipment)
+    checks.assert_no_failures(environment, shipment.begun)
+    revert = git_server.head()
+    return outcome._replace(revert=revert[:10])
 
 
-def a_rejected_release(stage: Stage) -> Outcome:
-    """Refused; with --override it goes its way, and is taken back once more."""
-    shipped = stage.faulty("errors-30")
-    taken_back(stage, shipped, at=10, reason=ERRORS)
-    stage.settle()
+def a_rejected_release(environment: Environment) -> Outcome:
+    """Refuse a rejected release; with --override it is released, and rolled back again."""
+    image = environment.faulty_image("errors-30")
+    expect_rollback(environment, environment.ship(image), ERRORS_AT_10)
+    environment.settle()
     try:
-        stage.loop.ship(shipped)
-    except RefusedError as error:
-        hold("was rejected before" in str(error), f"it was refused for another reason: {error}")
+        environment.ship(image)
+    except CommandFailed as error:
+        require("--override" in str(error), f"it was refused for another reason: {error}")
     else:
-        raise WrongError("it was not refused")
-    return taken_back(stage, shipped, at=10, reason=ERRORS, options=("--override",))
+        raise checks.CheckFailed("it was not refused")
+    return expect_rollback(environment, environment.ship(image, "--override"), ERRORS_AT_10)
 
 
-def killed(what: str) -> Callable[[Stage], Outcome]:
-    """Return the play in which a part of the platform dies in mid-canary."""
-
-    def play(stage: Stage) -> Outcome:
-        def kill() -> None:
-            namespace, selector = CONTROLLERS[what]
-            at_once = ("--wait=false", "--grace-period=0", "--force")
-            done = node.run(
-                *("kubectl", "delete", "pod", f"--namespace={namespace}", f"--selector={selector}", *at_once)
-            )
-            hold("deleted" in done, "there was nothing to kill")
-
-        # Without its router nobody is served, until there is another one.
-        spared = 0.5 if what == "the router" else SPARED
-        return taken_back(stage, stage.faulty("errors-30"), at=10, reason=ERRORS, during=kill, spared=spared)
-
-    return play
+def a_killed_pod(
+    namespace: str, name: str, environment: Environment, min_success: float = checks.MIN_SUCCESS
+) -> Outcome:
+    """Kill a part of the platform while a bad canary has 10 %: it is rolled back all the same."""
+    shipment = environment.ship(environment.faulty_image("errors-30"), wait_for_canary=True)
+    pod = (f"--namespace={namespace}", f"--selector=app.kubernetes.io/name={name}")
+    output = node.run("kubectl", "delete", "pod", *pod, "--wait=false", "--grace-period=0", "--force")
+    require("deleted" in output, f"there was no pod of {name}")
+    return expect_rollback(environment, shipment, ERRORS_AT_10._replace(min_success=min_success))
 
 
-def a_forged_event(stage: Stage) -> Outcome:
-    """Somebody tells the forge, with its token or without, that what runs well was aborted: git stays as it is."""
-    begun, head = time.time(), git_server.head()
-    image = stage.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
+def a_forged_event(environment: Environment) -> Outcome:
+    """Report an abort of the healthy release, with and without the git server's token: nothing changes."""
+    begun = time.time()
+    head = git_server.head()
+    image = environment.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
     payload = {"namespace": "iris-prod", "rollout": "iris", "image": image}
     message = json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
-    answers = [_tell_forge(message, token) for token in ("", "guessed", secrets.git_server_token())]
-    hold(answers == ["401", "401", "204"], f"the forge has answered {answers}")
+    token = secrets.git_server_token()
+    statuses = [_dispatch(message, each) for each in ("", "guessed", token)]
+    require(statuses == ["401", "401", "204"], f"the git server answered {statuses}")
     time.sleep(5)
-    hold(git_server.head() == head, "git was changed")
-    hold(stage.rests(), "the rollout was changed")
-    return Outcome("nothing changed", None, bad(stage, begun), "")
+    require(git_server.head() == head, "git was changed")
+    require(environment.is_stable(), "the Rollout was changed")
+    return Outcome("nothing changed", checks.count_failed(environment, begun))
 
 
-def _tell_forge(message: str, token: str) -> str:
-    """Return the status that the forge answers a message with."""
+def _dispatch(message: str, token: str) -> str:
+    """Post a repository_dispatch message to the git server; return the HTTP status."""
     options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
     authorization = f"Authorization: Bearer {token}"
     url = f"http://{node.IP}:{git_server.PORT}{git_server.DISPATCH_PATH}"
     return node.run("curl", *options, "--header", authorization, url, stdin=message)
 
 
-def blue_green(stage: Stage) -> Outcome:
-    """With the blue-green variant: a good release is switched to, a bad one switched back."""
+def blue_green(environment: Environment) -> Outcome:
+    """With the blue-green variant, promote a good release and switch a bad one back."""
     component = "components:\n  - release\n"
     edits = (
-        Edit("overlays/prod/kustomization.yaml", component, f"{component}  - ../../manifests/iris/blue-green\n"),
-        Edit(
-            "overlays/local/prod/kustomization.yaml", "strategy/canary/scaleDown", "strategy/blueGreen/scaleDown"
-        ),
+        ("overlays/prod/kustomization.yaml", component, f"{component}  - ../../manifests/iris/blue-green\n"),
+        ("overlays/local/prod/kustomization.yaml", "strategy/canary/scaleDown", "strategy/blueGreen/scaleDown"),
     )
-    with stage.loop.changed("prod: blue-green", *edits):
-        stage.watch.until(lambda: is_blue_green(stage), 90, "blue-green, with one version's pods")
-        stage.settle()
-        begun, good = time.time(), stage.next_good()
-        stage.loop.ship(good, "--override")
-        stage.watch.until(lambda: bool(stage.marks(begun, "promoted", "abort")), 420, "the verdict")
-        hold(not stage.is_aborted(), "the good release was taken back")
-        failed = stage.traffic.between(begun)
-        hold(bad(stage, begun) == 0, f"requests failed: {failures(failed, begun)}")
-        stage.settle()
-        reason = rf"(?s)Measured with all users.*{ERRORS}.*all had it from the switch on"
-        return taken_back(stage, stage.faulty("errors-30"), at=None, reason=reason)
+    with environment.operator.committed("prod: blue-green", *edits):
+        environment.watch.until(lambda: is_blue_green(environment), 90, "blue-green, with the pods of one version")
+        environment.settle()
+        begun = environment.ship(environment.other_image(), "--override").begun
+        environment.watch.until(
+            lambda: bool(environment.events(begun, "promoted", "abort")), 420, "a promotion or an abort"
+        )
+        require(not environment.is_aborted(), "the good release was rolled back")
+        checks.assert_no_failures(environment, begun)
+        environment.settle()
+        shipment = environment.ship(environment.faulty_image("errors-30"))
+        return expect_rollback(environment, shipment, Rollback(None, SERVER_ERRORS, (WHOLE_TRAFFIC,)))
 
 
-def is_blue_green(stage: Stage) -> bool:
-    """Whether prod is blue-green and a canary's pods have gone: there is room for three versions, not for four."""
-    rollout = stage.watch.rollout("prod")
-    alone = rollout["status"]["replicas"] == rollout["spec"]["replicas"]
-    return rollouts.is_blue_green(rollout) and alone
+def is_blue_green(environment: Environment) -> bool:
+    """Return whether prod is blue-green without the pods of a canary: three versions fit on the node, not four."""
+    rollout = environment.watch.rollout("prod")
+    has_one_version = rollout["status"]["replicas"] == rollout["spec"]["replicas"]
+    return rollouts.is_blue_green(rollout) and has_one_version
 
 
-def nobody_judges_or_keeps(stage: Stage) -> Outcome:
-    """Neither the log's database nor the rollouts controller is there: users do not notice, people are told."""
+def no_database_and_no_controller(environment: Environment) -> Outcome:
+    """Stop the log's database and the rollouts controller: no request fails, alerts fire, nothing is lost."""
     begun = time.time()
     with stopped("database", "statefulset/postgres"), stopped("argo-rollouts", "deployment/argo-rollouts"):
-        told(stage, "TargetGone", "argo-rollouts", since=begun)
-        told(stage, "JournalGrowing", "iris-prod", since=begun, minutes=15)
-    served = stage.traffic.between(begun)
-    hold(all(answer.good for answer in served), f"users were not served: {failures(served, begun)}")
-    nothing_lost(stage, begun)
-    return Outcome("told, nothing lost", None, bad(stage, begun), "")
+        checks.assert_alerted(environment, "TargetGone", "argo-rollouts", since=begun)
+        checks.assert_alerted(environment, "JournalGrowing", "iris-prod", since=begun, minutes=15)
+    checks.assert_no_failures(environment, begun)
+    checks.assert_all_logged(environment, begun)
+    return Outcome("alerted, nothing lost", 0)
 
 
 @contextmanager
-def autoscaled(stage: Stage) -> Iterator[None]:
-    """Have the autoscaler add pods to prod, by a commit, as long as the block lasts."""
-    three = Edit("manifests/iris/hpa.yaml", "minReplicas: 2", "minReplicas: 3")
-    with stage.loop.changed("iris: at least three pods", three):
-        stage.watch.until(lambda: stage.watch.rollout("prod")["spec"]["replicas"] >= 3, 90, "the third pod")
+def three_replicas(environment: Environment) -> Iterator[None]:
+    """Make the autoscaler run at least three pods in prod for the duration of the block, by a commit."""
+    edit = ("manifests/iris/hpa.yaml", "minReplicas: 2", "minReplicas: 3")
+    with environment.operator.committed("iris: at least three pods", edit):
+        watch = environment.watch
+        watch.until(lambda: watch.rollout("prod")["spec"]["replicas"] >= 3, 90, "the third pod")
         yield
 
 
 @contextmanager
 def stopped(namespace: str, workload: str) -> Iterator[None]:
-    """Have no pod of a workload as long as the block lasts."""
+    """Scale a workload to 0 for the duration of the block."""
     scale = ("kubectl", "scale", workload, f"--namespace={namespace}")
     node.run(*scale, "--replicas=0")
     try:
@@ -347,56 +326,48 @@ def stopped(namespace: str, workload: str) -> Iterator[None]:
         node.run("kubectl", "rollout", "status", workload, f"--namespace={namespace}", "--timeout=90s")
 
 
-def told(stage: Stage, alert: str, namespace: str, *, since: float = 0, minutes: float = 6) -> None:
-    """See that people are told: Alertmanager adds to what they know of a namespace every five minutes."""
-    wait_for(lambda: stage.told.of(alert, namespace, since), 60 * minutes, lambda _: None)
-
-
-def argo(*command: str) -> None:
-    """Do what a person does with `kubectl argo rollouts`."""
+def argo_rollouts(*command: str) -> None:
+    """Run a command of `kubectl argo rollouts` on prod's Rollout."""
     node.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
 
 
 def every() -> Iterator[Scenario]:
-    """Yield all scenarios, those first that tell most."""
-    ready, seen = "was not ready within", "no  server errors, as the router saw them"
-    yield Scenario("good", "promoted, no failed request", a_good_release)
-    yield Scenario("errors-30", "taken back at 10 %", many_errors)
-    yield Scenario(
-        "wrong-answers", "taken back before any user", fault("swapped", at=0, reason="recorded is class")
-    )
-    yield Scenario("crash", "taken back before any user", fault("crash", at=0, reason=ready))
-    yield Scenario("unsigned", "not started", an_image_that_nobody_signed)
-    yield Scenario("errors-3", "taken back at 10 %", fault("errors-3", at=10, reason=ERRORS))
-    yield Scenario(
-        "slow",
-        "taken back at 10 %",
-        fault("slow", at=10, reason="no  95 of 100 answers took at most, by its own pods"),
-    )
-    yield Scenario("resets", "taken back at 10 %", fault("resets", at=10, reason=seen))
-    gone = f"{seen}|no  requests for which there was no pod"  # as it comes: too few may have met a pod
-    yield Scenario("exits", "taken back at 10 %", fault("exits", at=10, reason=gone))
-    yield Scenario("other-model", "taken back before any user", another_model_than_git_says)
-    yield Scenario("never-ready", "taken back before any user", fault("never-ready", at=0, reason=ready))
-    yield Scenario("no-image", "taken back before any user", an_image_that_is_not_there)
-    yield Scenario("fails-at-100", "taken back at 100 %", fault("under-load", at=100, reason=ERRORS))
-    yield Scenario("no-traffic", "waits, and an alert says so", no_traffic)
-    yield Scenario("unmeasured-good", "promoted", prometheus_away(healthy=True))
-    yield Scenario("unmeasured-bad", "taken back at 10 %", prometheus_away(healthy=False))
+    """Yield all scenarios, the most informative first."""
+    before, at_10 = "rolled back before any traffic", "rolled back at 10 %"
+    router_errors = frozenset({"router-errors"})
+    router = router_errors | {"router-unserved"}  # while a pod restarts, too few requests may reach one
+    errors_at_100 = Rollback(100, SERVER_ERRORS)
+    yield Scenario("good", "promoted, 0 failed requests", a_good_release)
+    yield Scenario("errors-30", at_10, many_errors)
+    yield Scenario("wrong-answers", before, partial(a_faulty_image, "swapped", Rollback(0, GOLDEN)))
+    yield Scenario("crash", before, partial(a_faulty_image, "crash", NEVER_READY))
+    yield Scenario("unsigned", "not started", an_unsigned_image)
+    yield Scenario("errors-3", at_10, partial(a_faulty_image, "errors-3", ERRORS_AT_10))
+    yield Scenario("slow", at_10, partial(a_faulty_image, "slow", Rollback(10, frozenset({"latency-p95"}))))
+    yield Scenario("resets", at_10, partial(a_faulty_image, "resets", Rollback(10, router_errors)))
+    yield Scenario("exits", at_10, partial(a_faulty_image, "exits", Rollback(10, router)))
+    yield Scenario("other-model", before, a_different_model_than_in_git)
+    yield Scenario("never-ready", before, partial(a_faulty_image, "never-ready", NEVER_READY))
+    yield Scenario("no-image", before, a_deleted_image)
+    yield Scenario("fails-at-100", "rolled back at 100 %", partial(a_faulty_image, "under-load", errors_at_100))
+    yield Scenario("no-traffic", "waits, and an alert fires", no_traffic)
+    yield Scenario("unmeasured-good", "promoted", partial(no_prometheus, healthy=True))
+    yield Scenario("unmeasured-bad", at_10, partial(no_prometheus, healthy=False))
     yield Scenario("second-release", "the second is promoted", a_second_release)
-    yield Scenario("person-reverts", "taken back", a_person_reverts_in_git)
-    yield Scenario("person-aborts", "taken back, git follows", a_person_aborts)
+    yield Scenario("person-reverts", "rolled back", a_person_reverts_in_git)
+    yield Scenario("person-aborts", "rolled back, git reverted", a_person_aborts)
     yield Scenario("person-promotes", "promoted", a_person_promotes)
-    yield Scenario("person-undoes", "as git says", a_person_undoes)
-    yield Scenario("reverted-later", "the one before is promoted", a_person_reverts_later)
-    yield Scenario("rejected-again", "refused; with --override taken back", a_rejected_release)
+    yield Scenario("person-undoes", "Argo CD restores git's release", a_person_undoes)
+    yield Scenario("reverted-later", "the previous release is promoted", a_person_reverts_later)
+    yield Scenario("rejected-again", "refused; rolled back with --override", a_rejected_release)
     yield Scenario("forged-event", "nothing changes", a_forged_event)
-    yield Scenario("controller-dies", "taken back at 10 %", killed("the rollouts controller"))
-    yield Scenario("argocd-dies", "taken back at 10 %", killed("Argo CD"))
-    yield Scenario("router-dies", "taken back at 10 %", killed("the router"))
-    yield Scenario("blue-green", "good: switched; bad: switched back", blue_green)
-    yield Scenario("unkept", "people are told, nothing is lost", nobody_judges_or_keeps)
+    yield Scenario("controller-dies", at_10, partial(a_killed_pod, "argo-rollouts", "argo-rollouts"))
+    yield Scenario("argocd-dies", at_10, partial(a_killed_pod, "argocd", "argocd-application-controller"))
+    # Without its router nothing is answered until the next pod is ready.
+    yield Scenario("router-dies", at_10, partial(a_killed_pod, "traefik", "traefik", min_success=0.5))
+    yield Scenario("blue-green", "good: promoted; bad: switched back", blue_green)
+    yield Scenario("unkept", "alerts fire, nothing is lost", no_database_and_no_controller)
 
 
 CORE = ("good", "errors-30", "wrong-answers", "crash", "unsigned")
-"""What CI plays: a verdict for each of the three gates, a good one, and what no gate ever sees."""
+"""The scenarios that CI plays: a good release, a rejection by each kind of gate, and an unsigned image."""

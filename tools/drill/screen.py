@@ -1,4 +1,4 @@
-"""What a person sees meanwhile: each change as a line, and on a terminal, where prod is right now."""
+"""The console: one line for each event and, on a terminal, a panel with the current state of prod."""
 
 import threading
 import time
@@ -11,21 +11,22 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from tools.drill.recording import Mark, Sample
+from tools.drill.recording import Event, Sample
 from tools.drill.watch import Watch
+from tools.drill.wording import describe
 
-QUIET = 15.0  # seconds between two lines about the state where nothing can be shown in place
-WIDE = 40  # columns of the bar
+QUIET = 15.0  # seconds between two lines about the state where there is no terminal
+WIDTH = 40  # columns of the bar
 COLOURS = {True: "green", False: "red", None: "cyan"}
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 if not console.is_terminal:
-    console.width = 140  # of tables; there is no window that they would have to fit
+    console.width = 140  # for tables, which have no window to fit
 
 
 @contextmanager
 def screen(watch: Watch) -> Iterator[None]:
-    """Show what is watched as long as the block lasts."""
+    """Show events and state for the duration of the block."""
     over = threading.Event()
     thread = threading.Thread(target=_show, args=(watch, over), daemon=True)
     thread.start()
@@ -37,7 +38,7 @@ def screen(watch: Watch) -> Iterator[None]:
 
 
 def heading(text: str) -> None:
-    """Show what comes next."""
+    """Print a heading."""
     console.print(f"\n[bold]{escape(text)}[/]")
 
 
@@ -45,56 +46,56 @@ def _show(watch: Watch, over: threading.Event) -> None:
     live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
     if live:
         live.start()
-    shown, said, begun = len(watch.marks), time.monotonic(), time.time()
+    shown, printed, begun = len(watch.events), time.monotonic(), time.time()
     while not over.wait(0.3):
-        for mark in watch.marks[shown:]:
-            console.print(_line(mark, begun))
+        for event in watch.events[shown:]:
+            console.print(_line(event, begun))
             shown += 1
         sample = watch.samples[-1] if watch.samples else None
         if sample and live:
             live.update(panel(watch, sample), refresh=True)
-        elif sample and time.monotonic() - said > QUIET:
-            said = time.monotonic()
-            console.print(f"[dim]{sample.at - begun:6.0f} s            {escape(now(sample))}[/]")
+        elif sample and time.monotonic() - printed > QUIET:
+            printed = time.monotonic()
+            console.print(f"[dim]{sample.at - begun:6.0f} s            {escape(state(sample))}[/]")
     if live:
         live.stop()
 
 
 def panel(watch: Watch, sample: Sample) -> Panel:
-    """Return what a terminal shows in place: git, Argo CD, the rollout, and both versions side by side."""
+    """Return the terminal's panel: git, Argo CD, the Rollout, and both versions."""
     table = Table.grid(padding=(0, 2))
-    commits = [mark.text for mark in watch.marks if mark.kind in {"commit", "revert"}]
-    table.add_row("git", escape(commits[-1] if commits else "as before"))
+    commits = [event for event in watch.events if event.kind in {"commit", "revert"}]
+    table.add_row("git", escape(describe(commits[-1]) if commits else "no new commit"))
     table.add_row("Argo CD", escape(watch.argo_cd()))
-    table.add_row("rollout", escape(watch.state()))
-    table.add_row("users", _bar(sample.weight))
+    table.add_row("Rollout", escape(watch.state()))
+    table.add_row("canary", _bar(sample.weight))
     for name, errors, p95 in (
         ("stable", sample.stable_errors, sample.stable_p95),
-        ("new", sample.canary_errors, sample.canary_p95),
+        ("canary", sample.canary_errors, sample.canary_p95),
     ):
         table.add_row(name, f"errors {_percent(errors):>7}   P95 {_milliseconds(p95):>7}")
     answers = "   ".join(f"model {version}: {count}" for version, count in sample.answers.items())
-    bad = f"   [red]bad: {sample.bad}[/]" if sample.bad else ""
-    table.add_row("answers/s", f"{escape(answers) or 'none'}{bad}")
+    failed = f"   [red]failed: {sample.failed}[/]" if sample.failed else ""
+    table.add_row("answers/s", f"{escape(answers) or 'none'}{failed}")
     return Panel(table, title="prod", title_align="left")
 
 
 def _bar(weight: int) -> str:
-    filled = round(weight / 100 * WIDE)
-    return f"[cyan]{'█' * filled}[/][dim]{'░' * (WIDE - filled)}[/] {weight} % have the new version"
+    filled = round(weight / 100 * WIDTH)
+    return f"[cyan]{'█' * filled}[/][dim]{'░' * (WIDTH - filled)}[/] {weight} % of the traffic"
 
 
-def _line(mark: Mark, begun: float) -> str:
-    return f"{mark.at - begun:6.1f} s  [{COLOURS[mark.good]}]{mark.kind:<8}[/]  {escape(mark.text)}"
+def _line(event: Event, begun: float) -> str:
+    return f"{event.at - begun:6.1f} s  [{COLOURS[event.good]}]{event.kind:<8}[/]  {escape(describe(event))}"
 
 
-def now(sample: Sample) -> str:
-    """Return in one line what a sample says."""
+def state(sample: Sample) -> str:
+    """Return a sample in one line."""
     answers = ", ".join(f"{count} by model {version}" for version, count in sample.answers.items())
     return (
-        f"new version {sample.weight} %; errors {_percent(sample.stable_errors)} stable, "
-        f"{_percent(sample.canary_errors)} new; P95 {_milliseconds(sample.stable_p95)} stable, "
-        f"{_milliseconds(sample.canary_p95)} new; answers a second: {answers or 'none'}, {sample.bad} bad"
+        f"canary {sample.weight} %; errors {_percent(sample.stable_errors)} stable, "
+        f"{_percent(sample.canary_errors)} canary; P95 {_milliseconds(sample.stable_p95)} stable, "
+        f"{_milliseconds(sample.canary_p95)} canary; answers/s: {answers or 'none'}, {sample.failed} failed"
     )
 
 

@@ -1,6 +1,6 @@
-"""What people are told of: a receiver in the place of Slack, to which the cluster's Alertmanager posts.
+"""A receiver in place of Slack, to which the cluster's Alertmanager posts its messages.
 
-Run inside the cluster's network, where it writes the title and the text of each message. `Told` starts it.
+`SlackReceiver` runs this module in the cluster's network, where it writes the title and text of each message.
 """
 
 import json
@@ -11,59 +11,57 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from tools.cluster import node, secrets
-from tools.drill.in_cluster import Inside, write
+from tools.drill.in_cluster import InClusterProcess, write
 
 PORT = 8098
 ALERTMANAGER = ("--namespace=monitoring", "--selector=app.kubernetes.io/name=alertmanager")
 
 
 class Message(NamedTuple):
-    """What arrived."""
+    """A message that Alertmanager posted."""
 
-    at: float
+    at: float  # seconds since 1970
     title: str
     text: str
 
 
-class Told:
-    """Takes Slack's place as long as the block lasts, by the Secret in which a site gives its address."""
+class SlackReceiver:
+    """Receive Alertmanager's messages for the duration of the block, through the Secret that holds Slack's URL."""
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self._inside = Inside(
-            lambda message: self.messages.append(Message(*message)), "tools.drill.slack_receiver"
-        )
+        self._process = InClusterProcess(Message._make, "tools.drill.slack_receiver")
+        self.messages = self._process.received
 
-    def __enter__(self) -> "Told":
-        self._inside.__enter__()
+    def __enter__(self) -> "SlackReceiver":
+        self._process.__enter__()
         slack = {"slack-url": f"http://{node.IP}:{PORT}/"}
         secret = json.dumps(secrets.kubernetes_secret("monitoring", "alertmanager", slack))
         node.run("kubectl", "apply", "--server-side", "--filename=-", stdin=secret)
-        # A new one reads it at once, and knows of nothing that was told before.
+        # A new pod reads the Secret at once, and has not sent any notification yet.
         node.run("kubectl", "delete", "pod", *ALERTMANAGER)
         return self
 
     def __exit__(self, *_: object) -> None:
         node.run("kubectl", "delete", "secret", "alertmanager", "--namespace=monitoring")
-        self._inside.__exit__()
+        self._process.__exit__()
 
-    def of(self, alert: str, namespace: str, since: float) -> str | None:
-        """Return what is missing: that people were told of an alert in that namespace, None when they were.
+    def missing(self, alert: str, namespace: str, since: float) -> str | None:
+        """Return None if an alert fired in a namespace since then, otherwise a text that says it is missing.
 
-        A message from before `since` (seconds) does not count, nor one that only says that it is over.
+        A message that only reports the alert as resolved does not count.
         """
-        told = any(
+        alerted = any(
             message.at >= since and message.title.endswith(f" {namespace}") and f"*{alert}*: " in message.text
             for message in self.messages
         )
-        return None if told else f"nobody was told of {alert} in {namespace}, but of {self.messages}"
+        return None if alerted else f"no message about {alert} in {namespace}; received: {self.messages}"
 
 
 class Slack(BaseHTTPRequestHandler):
-    """Takes the form of message that Alertmanager has for Slack."""
+    """Accept messages in the format that Alertmanager uses for Slack."""
 
     def do_POST(self) -> None:
-        """Write what came, and thank."""
+        """Write each message, and answer 200."""
         body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         for attachment in body["attachments"]:
             write(Message(time.time(), attachment["title"], attachment["text"]))
@@ -73,11 +71,11 @@ class Slack(BaseHTTPRequestHandler):
         self.wfile.write(b"ok")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def main() -> None:
-    """Take messages until standard input ends."""
+    """Receive messages until standard input ends."""
     server = ThreadingHTTPServer((node.IP, PORT), Slack)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()

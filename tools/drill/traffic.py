@@ -1,7 +1,7 @@
-"""Users: each with an address of its own, because the router limits what one address may ask.
+"""Traffic from simulated users, each with its own address, because the router limits the rate of an address.
 
-Run inside the cluster's network, where it writes a line of JSON for each request; it ends with its standard input.
-argv: how many users, and what they ask, as `Question`s in JSON. `Traffic` starts it and counts.
+`Traffic` runs this module in the cluster's network, where it writes a line of JSON for each request until its
+standard input ends. Arguments: the host name, the number of users, and their `Question`s in JSON.
 """
 
 import http.client
@@ -11,67 +11,64 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from tools.cluster import node
-from tools.drill.in_cluster import Inside, write
+from tools.drill.in_cluster import InClusterProcess, write
 
-ADDRESSES = "10.20.0"  # from .100 on; the node's network, so that the router sees them and not the node
+ADDRESSES = "10.20.0"  # from .100 on, in the node's network: the router sees them, not the node's address
 PAUSE = 0.64  # seconds between two requests of one user: 94 a minute, where the router allows 100
-LONGEST = 3 * 3600.0  # seconds after which the users go home, whatever happens
-ROUTER = (
+ROUTER_PODS = (
     *("kubectl", "get", "pods", "--namespace=traefik", "--selector=app.kubernetes.io/name=traefik"),
     *("--field-selector=status.phase=Running", "--output=json"),
 )
 
 
 class Question(NamedTuple):
-    """What a user asks, and the index of the class that is the right answer."""
+    """The features of a request, and the index of the right class."""
 
     features: list[float]
     prediction: int
 
 
 class Answer(NamedTuple):
-    """What a user got: the status, or what went wrong without one; which version said so; whether it was right."""
+    """The result of one request."""
 
-    at: float
-    status: str
-    version: str
+    at: float  # when the request was sent, seconds since 1970
+    status: str  # of the HTTP response, or the exception's name where there was none
+    version: str  # of the model that answered
     right: bool
     request_id: str = ""
 
     @property
     def good(self) -> bool:
-        """Whether it is what the user came for."""
+        """Whether the request was answered, and correctly."""
         return self.status == "200" and self.right
 
 
 class Traffic:
-    """Steady traffic from several users, as long as the block lasts."""
+    """Send steady traffic from several users for the duration of the block."""
 
     def __init__(self, host: str, questions: list[Question], users: int = 40) -> None:
         self.users = users
-        self.answers: list[Answer] = []
         arguments = (host, str(users), json.dumps(questions))
-        self._inside = Inside(
-            lambda answer: self.answers.append(Answer(*answer)), "tools.drill.traffic", *arguments
-        )
+        self._process = InClusterProcess(Answer._make, "tools.drill.traffic", *arguments)
+        self.answers = self._process.received
 
     def __enter__(self) -> "Traffic":
         for user in range(self.users):
             node.run("ip", "address", "replace", f"{_address(user)}/24", "dev", "node0")
-        self._inside.__enter__()
+        self._process.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._inside.__exit__()
+        self._process.__exit__()
 
     @contextmanager
-    def away(self) -> Iterator[None]:
-        """Send all users home for as long as the block lasts."""
+    def paused(self) -> Iterator[None]:
+        """Send no traffic for the duration of the block."""
         self.__exit__()
         try:
             yield
@@ -79,43 +76,38 @@ class Traffic:
             self.__enter__()
 
     def between(self, begin: float, end: float = float("inf")) -> list[Answer]:
-        """Return the answers of that time."""
+        """Return the answers to the requests of that time."""
         return [answer for answer in self.answers if begin <= answer.at < end]
 
 
 class Router:
-    """Where the router's pod is; another one may have taken its place."""
+    """The address of the router's pod, which changes when the pod is replaced."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._looked = 0.0
+        self._checked = 0.0
         self._address = ""
 
-    def address(self, *, anew: bool) -> str:
-        """Return its address, looked up once a second at the most."""
+    def address(self, *, refresh: bool) -> str:
+        """Return the address; `refresh` looks it up again, at most once a second."""
         with self._lock:
-            if not self._address or (anew and time.monotonic() - self._looked > 1):
-                found = subprocess.run(ROUTER, capture_output=True, check=False)
-                pods = json.loads(found.stdout or '{"items": []}')["items"]  # the API server may be away, too
+            if not self._address or (refresh and time.monotonic() - self._checked > 1):
+                found = subprocess.run(ROUTER_PODS, capture_output=True, check=False)
+                # No output: the API server is unavailable as well.
+                pods = json.loads(found.stdout or '{"items": []}')["items"]
                 alive = [pod["status"].get("podIP") for pod in pods if "deletionTimestamp" not in pod["metadata"]]
                 self._address = next(filter(None, alive), self._address)
-                self._looked = time.monotonic()
+                self._checked = time.monotonic()
             return self._address
 
 
-def use(
-    host: str,
-    questions: list[Question],
-    user: int,
-    router: Router,
-    tell: Callable[[Answer], None],
-    over: threading.Event,
-) -> None:
-    """Ask for one prediction after the other until it is over."""
+def send_requests(host: str, questions: list[Question], user: int, router: Router, over: threading.Event) -> None:
+    """Send one user's requests until `over` is set, and write an `Answer` for each."""
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # the router's certificate is its own
+    context.verify_mode = ssl.CERT_NONE  # the router's certificate is self-signed
     headers = {"Host": host, "Content-Type": "application/json"}
+    source = (_address(user), 0)
     connection: http.client.HTTPSConnection | None = None
     number = user
     over.wait(PAUSE * user / 40)
@@ -125,45 +117,32 @@ def use(
         number += 1
         try:
             if connection is None:
+                address = router.address(refresh=False)
                 connection = http.client.HTTPSConnection(
-                    router.address(anew=False),
-                    8443,
-                    timeout=10,
-                    context=context,
-                    source_address=(_address(user), 0),
+                    address, 8443, timeout=10, context=context, source_address=source
                 )
             connection.request("POST", "/predict", json.dumps({"features": features}), headers)
             response = connection.getresponse()
             body = response.read()
-            facts = json.loads(body) if response.status == http.HTTPStatus.OK else {}
-            right = facts.get("prediction") == expected
-            tell(Answer(begun, str(response.status), facts.get("version", ""), right, facts.get("request_id", "")))
+            result = json.loads(body) if response.status == http.HTTPStatus.OK else {}
+            right = result.get("prediction") == expected
+            version, request_id = result.get("version", ""), result.get("request_id", "")
+            write(Answer(begun, str(response.status), version, right, request_id))
         except (OSError, http.client.HTTPException, ValueError) as error:
-            tell(Answer(begun, type(error).__name__, "", right=False))
+            write(Answer(begun, type(error).__name__, "", right=False))
             connection = None
-            router.address(anew=True)
+            router.address(refresh=True)
         over.wait(max(0.0, begun + PAUSE - time.time()))
 
 
 def main(host: str, users: int, questions: list[Question]) -> None:
     """Send traffic until standard input ends."""
-    over, lock, router = threading.Event(), threading.Lock(), Router()
-
-    def tell(answer: Answer) -> None:
-        with lock:
-            write(answer)
-
+    over, router = threading.Event(), Router()
     for user in range(users):
-        threading.Thread(target=use, args=(host, questions, user, router, tell, over), daemon=True).start()
-    threading.Thread(target=_end_with_input, args=(over,), daemon=True).start()
-    over.wait(LONGEST)
-    over.set()
-    time.sleep(0.5)  # for the last answers
-
-
-def _end_with_input(over: threading.Event) -> None:
+        threading.Thread(target=send_requests, args=(host, questions, user, router, over), daemon=True).start()
     sys.stdin.read()
     over.set()
+    time.sleep(0.5)  # until the last answers have come
 
 
 def _address(user: int) -> str:

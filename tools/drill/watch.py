@@ -1,4 +1,4 @@
-"""What cluster, git and Prometheus say while a release is on its way, followed as it changes."""
+"""Follow a release: the cluster's objects, git and Prometheus, recorded as events and samples."""
 
 import json
 import subprocess
@@ -8,12 +8,12 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Literal
 
+from delivery.changes import REJECTED
 from delivery.kubernetes import KubernetesObject
 from tools.cluster import git_server, node
-from tools.drill.recording import Mark, Sample
-from tools.drill.traffic import Traffic
+from tools.drill.recording import Event, Measurement, Sample
+from tools.drill.traffic import Answer, Traffic
 from tools.errors import ToolError
 
 NAMESPACES = {"dev": "iris-dev", "prod": "iris-prod"}
@@ -25,19 +25,18 @@ KINDS = (
     ("applications.argoproj.io", "argocd"),
 )
 PROMETHEUS = "http://127.0.0.1:9090"
-NUMBERS = '{__name__=~"router:server_error_ratio|router:latency_p95_seconds", namespace="iris-prod"}'
-GOOD = {"Successful": True, "Failed": False, "Error": None, "Inconclusive": None}
+METRICS = '{__name__=~"router:server_error_ratio|router:latency_p95_seconds", namespace="iris-prod"}'
 
 
 class Watch:
-    """Follows the objects of a release as long as the block lasts, and writes down what changes.
+    """Follow dev's and prod's objects for the duration of the block, and record events and samples of prod.
 
-    Marks are about prod; what is asked of it is the newest that is known.
+    The methods return the latest known state.
     """
 
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
-        self.marks: list[Mark] = []
+        self.events: list[Event] = []
         self.samples: list[Sample] = []
         self._objects: dict[tuple[str, str, str], KubernetesObject] = {}
         self._changed = threading.Condition()
@@ -45,10 +44,10 @@ class Watch:
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Watch":
-        self._begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # as Kubernetes writes it
+        self._started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # as Kubernetes writes it
         for kind, namespace in KINDS:
             threading.Thread(target=self._follow, args=(kind, namespace), daemon=True).start()
-        threading.Thread(target=self._sample, daemon=True).start()
+        threading.Thread(target=self._poll, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,21 +56,21 @@ class Watch:
             process.kill()
             process.wait()
 
-    def until(self, true: Callable[[], bool], seconds: float, what: str) -> None:
-        """Wait until something is true. Raises ToolError with what has not become true."""
+    def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait until a condition is true. Raises ToolError, which names `what` the wait was for."""
         deadline = time.time() + seconds
         with self._changed:
-            while not true():
+            while not condition():
                 if time.time() > deadline:
-                    raise ToolError(f"after {seconds:.0f} s: {what} has not come about; prod: {self.state()}")
+                    raise ToolError(f"timed out after {seconds:.0f} s waiting for {what}; prod: {self.state()}")
                 self._changed.wait(0.5)
 
     def rollout(self, environment: str) -> KubernetesObject:
-        """Return the Rollout of an environment, empty when there is none."""
+        """Return the Rollout of an environment, empty if it has none."""
         return self._objects.get(("Rollout", NAMESPACES[environment], "iris"), {})
 
-    def runs(self, pod_hash: str) -> list[KubernetesObject]:
-        """Return the AnalysisRuns of a version in prod, oldest first."""
+    def analysis_runs(self, pod_hash: str) -> list[KubernetesObject]:
+        """Return the AnalysisRuns of a pod-template hash in prod, oldest first."""
         found = [
             item
             for (kind, _, _), item in self._objects.items()
@@ -80,32 +79,28 @@ class Watch:
         return sorted(found, key=lambda run: str(run["metadata"]["creationTimestamp"]))
 
     def weight(self) -> int:
-        """Return the percentage of the users that the canary gets in prod."""
+        """Return the weight of prod's canary in percent."""
         return _weight(self._objects.get(("TraefikService", "iris-prod", "iris"), {}))
 
-    def synced(self, application: str) -> str:
-        """Return the commit that an application is as, empty when it is not as any."""
-        return _synced(self._objects.get(("Application", "argocd", application), {}))
+    def synced_commit(self, application: str) -> str:
+        """Return the commit that an Application is synced to, empty if it is not synced."""
+        return _synced_commit(self._objects.get(("Application", "argocd", application), {}))
 
     def argo_cd(self) -> str:
-        """Return in one line what Argo CD says of prod."""
+        """Return the sync and health status of prod's Application in one line."""
         status = self._objects.get(("Application", "argocd", "iris-prod"), {}).get("status", {})
         sync, health = status.get("sync", {}), status.get("health", {})
-        parts = (
-            sync.get("status", "Unknown"),
-            f"as {sync.get('revision', '')[:10]},",
-            health.get("status", "Unknown"),
-        )
-        return " ".join(parts)
+        commit = sync.get("revision", "")[:10]
+        return f"{sync.get('status', 'Unknown')} to {commit}, {health.get('status', 'Unknown')}"
 
     def state(self) -> str:
-        """Return in one line where prod is."""
+        """Return the state of prod's Rollout in one line."""
         status = self.rollout("prod").get("status", {})
         parts = [
-            str(status.get("phase", "not there")),
+            str(status.get("phase", "no Rollout")),
             f"step {status.get('currentStepIndex', '-')}",
             f"weight {self.weight()} %",
-            f"{status.get('message', '')}",
+            str(status.get("message", "")),
         ]
         return ", ".join(part for part in parts if part)
 
@@ -128,65 +123,70 @@ class Watch:
                 event = json.loads(line)
                 self._take(event["type"], event["object"])
             process.wait()
-            self._over.wait(1)  # the API server ended it, or is away
+            self._over.wait(1)  # the API server ended the watch or is unavailable
 
-    def _take(self, what: str, item: KubernetesObject) -> None:
+    def _take(self, change: str, item: KubernetesObject) -> None:
         if item["kind"] == "Status":
             return
         key = (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"])
         with self._changed:
             before = self._objects.get(key, {})
-            if what == "DELETED":
+            if change == "DELETED":
                 self._objects.pop(key, None)
             else:
                 self._objects[key] = item
             prod = item["metadata"]["namespace"] == "iris-prod" or item["metadata"]["name"] == "iris-prod"
-            known = before or item["metadata"]["creationTimestamp"] >= self._begun
+            known = before or item["metadata"]["creationTimestamp"] >= self._started
             if prod and known:
-                self.marks.extend(_differences(before, item))
+                self.events.extend(_events(before, item))
             self._changed.notify_all()
 
-    def _sample(self) -> None:
-        """Take a sample every second, and see what the forge commits."""
-        counted = 0
-        head = git_server.head()
+    def _poll(self) -> None:
+        """Take a sample every second, and record what is committed to main."""
+        counted, head = 0, git_server.head()
         while not self._over.wait(1):
             now = time.time()
-            new = self.traffic.answers[counted:]
-            counted += len(new)
-            good = [answer.version for answer in new if answer.good]
-            numbers = _numbers()
-            self.samples.append(
-                Sample(
-                    at=now,
-                    weight=self.weight(),
-                    stable_errors=numbers.get(("router:server_error_ratio", "iris-stable")),
-                    canary_errors=numbers.get(("router:server_error_ratio", "iris-canary")),
-                    stable_p95=numbers.get(("router:latency_p95_seconds", "iris-stable")),
-                    canary_p95=numbers.get(("router:latency_p95_seconds", "iris-canary")),
-                    answers={version: good.count(version) for version in sorted(set(good))},
-                    bad=len(new) - len(good),
-                )
-            )
-            if (latest := git_server.head()) != head:
+            answers = self.traffic.answers[counted:]
+            counted += len(answers)
+            self.samples.append(self._sample(now, answers))
+            latest = git_server.head()
+            if latest != head:
                 head = latest
-                subject = git_server.git("log", "-1", "--format=%s", head)
-                taken_back = "taken back" in subject
-                kind: Literal["revert", "commit"] = "revert" if taken_back else "commit"
-                self.marks.append(Mark(now, kind, f"{head[:10]} {subject}", False if taken_back else None))
+                self.events.append(_committed(now, head))
             with self._changed:
                 self._changed.notify_all()
 
+    def _sample(self, now: float, answers: list[Answer]) -> Sample:
+        good = [answer.version for answer in answers if answer.good]
+        metrics = _metrics()
+        return Sample(
+            at=now,
+            weight=self.weight(),
+            stable_errors=metrics.get(("router:server_error_ratio", "iris-stable")),
+            canary_errors=metrics.get(("router:server_error_ratio", "iris-canary")),
+            stable_p95=metrics.get(("router:latency_p95_seconds", "iris-stable")),
+            canary_p95=metrics.get(("router:latency_p95_seconds", "iris-canary")),
+            answers={version: good.count(version) for version in sorted(set(good))},
+            failed=len(answers) - len(good),
+        )
 
-def _differences(before: KubernetesObject, after: KubernetesObject) -> Iterator[Mark]:
-    """Yield what has changed in an object, where a person who watches would want to know."""
-    now = time.time()
-    yield from {
-        "TraefikService": _reweighted,
-        "Application": _sync,
+
+def _committed(now: float, commit: str) -> Event:
+    """Return the event of a commit: a revert if one of its trailers rejects a release."""
+    log = git_server.git("log", "-1", f"--format=%s%n%(trailers:key={REJECTED},valueonly)", commit)
+    subject, _, rejected = log.partition("\n")
+    return Event(now, "revert" if rejected else "commit", commit=commit, subject=subject)
+
+
+def _events(before: KubernetesObject, after: KubernetesObject) -> Iterator[Event]:
+    """Yield the events in which two states of an object differ."""
+    changes = {
+        "TraefikService": _weight_changes,
+        "Application": _syncs,
         "AnalysisRun": _measurements,
-        "Rollout": _phase,
-    }[after["kind"]](before, after, now)
+        "Rollout": _verdicts,
+    }
+    yield from changes[after["kind"]](before, after, time.time())
 
 
 def _weight(split: KubernetesObject) -> int:
@@ -194,65 +194,63 @@ def _weight(split: KubernetesObject) -> int:
     return next((service["weight"] for service in services if service["name"] == "iris-canary"), 0)
 
 
-def _reweighted(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
+def _weight_changes(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:
     if before and _weight(before) != _weight(after):
-        yield Mark(now, "weight", f"{_weight(after)} % to the new version")
+        yield Event(now, "weight", weight=_weight(after))
 
 
-def _synced(application: KubernetesObject) -> str:
+def _synced_commit(application: KubernetesObject) -> str:
     sync = application.get("status", {}).get("sync", {})
     return str(sync.get("revision", "")) if sync.get("status") == "Synced" else ""
 
 
-def _sync(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
-    if before and _synced(after) and _synced(before) != _synced(after):
-        yield Mark(now, "sync", f"Argo CD: prod is as {_synced(after)[:10]}")
+def _syncs(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:
+    commit = _synced_commit(after)
+    if before and commit and commit != _synced_commit(before):
+        yield Event(now, "sync", commit=commit)
 
 
-def _measurements(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
-    """Yield one mark for all that was measured at once."""
-    results = before.get("status", {}).get("metricResults", [])
-    earlier = {result["name"]: _finished(result) for result in results}
-    found = []
-    for result in after.get("status", {}).get("metricResults", []):
-        if _finished(result) > earlier.get(result["name"], 0):
+def _measurements(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:
+    """Yield one event for all metrics that were measured since `before`."""
+    counts = {result["name"]: _finished(result) for result in _results(before)}
+    measured = []
+    for result in _results(after):
+        if _finished(result) > counts.get(result["name"], 0):
             last = [one for one in result["measurements"] if one.get("finishedAt")][-1]
-            found.append((result["name"], last["phase"], _value(last.get("value", ""))))
-    if found:
-        goods = [GOOD.get(phase) for _, phase, _ in found]
-        good = False if False in goods else None if None in goods else True
-        text = ", ".join(f"{name} {value or phase}" for name, phase, value in sorted(found))
-        yield Mark(now, "gate", text, good)
+            measured.append(Measurement(result["name"], last["phase"], _number(last.get("value", ""))))
+    if measured:
+        yield Event(now, "gate", measurements=tuple(sorted(measured)))
 
 
-def _value(value: str) -> str:
-    """Return a measured value in three digits, empty where it is none."""
+def _results(run: KubernetesObject) -> list[KubernetesObject]:
+    results: list[KubernetesObject] = run.get("status", {}).get("metricResults", [])
+    return results
+
+
+def _number(value: str) -> float | None:
+    """Return the number in a measured value, for instance "[0.304]"; None where it has none."""
     with suppress(ValueError):
-        return f"{float(value.strip('[]')):.3g}"
-    return ""
+        return float(value.strip("[]"))
+    return None
 
 
 def _finished(result: KubernetesObject) -> int:
-    """Return how many measurements of a metric are over; only the last few are kept in full."""
+    """Return how many measurements of a metric have finished; the object holds only the latest in full."""
     return sum(result.get(name, 0) for name in ("successful", "failed", "inconclusive", "error"))
 
 
-def _phase(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Mark]:
+def _verdicts(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:
     old, new = before.get("status", {}), after.get("status", {})
     if new.get("abort") and not old.get("abort"):
-        yield Mark(now, "abort", "all users go back to the version before", good=False)
+        yield Event(now, "abort")
     if old.get("stableRS") and new.get("stableRS") != old["stableRS"]:
-        yield Mark(now, "promoted", f"{version(after)} is the stable version", good=True)
+        annotations = after["spec"]["template"]["metadata"].get("annotations", {})
+        yield Event(now, "promoted", model_version=annotations.get("model-version", "?"))
 
 
-def version(rollout: KubernetesObject) -> str:
-    """Return the model version that a Rollout asks for, for people."""
-    return f"model {rollout['spec']['template']['metadata'].get('annotations', {}).get('model-version', '?')}"
-
-
-def _numbers() -> dict[tuple[str, str], float]:
-    """Return the router's view of both Services; nothing while Prometheus is away."""
-    query = urllib.parse.urlencode({"query": NUMBERS})
+def _metrics() -> dict[tuple[str, str], float]:
+    """Return the router's metrics by name and Service; none while Prometheus is unavailable."""
+    query = urllib.parse.urlencode({"query": METRICS})
     with suppress(OSError, ValueError):
         with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?{query}", timeout=1) as answer:  # noqa: S310 - a constant
             found = json.load(answer)["data"]["result"]

@@ -1,14 +1,14 @@
-"""People are told of an alert when a message about it came in the scenario, not in one before."""
+"""An alert counts when a message about it arrives during the scenario, not before."""
 
 import pytest
 
-from tools.drill.slack_receiver import Message, Told
+from tools.drill.slack_receiver import Message, SlackReceiver
 
 TITLE, TEXT = "FIRING warning iris-prod", "*JournalGrowing*: Predictions do not get to PostgreSQL"
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "alerted"),
     [
         (Message(20.0, TITLE, TEXT), True),
         (Message(9.9, TITLE, TEXT), False),
@@ -16,12 +16,12 @@ TITLE, TEXT = "FIRING warning iris-prod", "*JournalGrowing*: Predictions do not 
         (Message(20.0, "FIRING warning iris-dev", TEXT), False),
         (Message(20.0, TITLE, "*JournalNotWritable*: It is not."), False),
     ],
-    ids=["of it", "before", "over", "another place", "another alert"],
+    ids=["matching", "before", "resolved", "other namespace", "other alert"],
 )
-def test_a_message_counts_when_it_is_of_the_alert_the_place_and_the_time(message: Message, told: bool) -> None:
-    receiver = Told()
+def test_message_counts_if_alert_namespace_and_time_match(message: Message, alerted: bool) -> None:
+    receiver = SlackReceiver()
     receiver.messages.append(message)
 
-    missing = receiver.of("JournalGrowing", "iris-prod", since=10.0)
+    missing = receiver.missing("JournalGrowing", "iris-prod", since=10.0)
 
-    assert (missing is None) == told
+    assert (missing is None) == alerted

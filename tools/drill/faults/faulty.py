@@ -1,6 +1,6 @@
-"""The good service with one thing wrong with it, which FAULT names. The shipped code knows nothing of this.
+"""The service with one fault, which the variable FAULT names. The service itself contains no faults.
 
-Some faults are inside of the application, which counts them; of others it cannot know.
+Some faults are inside the application, which counts them as errors; others are outside, where it cannot.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from pathlib import Path
 import service.__main__ as serving
 from service.batcher import Batcher
 
-USERS = ("/predict",)
-EVERYBODY = (*USERS, "/predict/batch")  # the golden gate asks for a batch
-ENOUGH = 20  # requests within a second: more than a tenth of the users make, fewer than all of them
+PREDICT = ("/predict",)
+PREDICTIONS = (*PREDICT, "/predict/batch")  # the golden gate sends a batch
+HIGH_LOAD = 20  # requests per second: more than with 10 % of the drill's traffic, fewer than with 100 %
 
 
 def inside(before):
-    """Have something happen to each single prediction inside of the application, before it is made."""
+    """Call `before` inside the application before each prediction of one row."""
     answer = Batcher.answer
 
     async def faulty(self, rows, started):
@@ -32,11 +32,11 @@ def inside(before):
     Batcher.answer = faulty
 
 
-def errors(share):
-    """Return what fails that share of the predictions."""
+def errors(ratio):
+    """Return a fault that fails that ratio of the predictions."""
 
     async def before():
-        if random.random() < share:  # noqa: S311 - no secret
+        if random.random() < ratio:  # noqa: S311 - not for security
             raise RuntimeError("the scaler is not fitted")
 
     return before
@@ -48,14 +48,14 @@ async def slow():
 
 
 def under_load():
-    """Return what fails everything from the moment on at which all users come."""
-    recent = deque(maxlen=ENOUGH)
+    """Return a fault that fails every prediction after the load was high once."""
+    recent = deque(maxlen=HIGH_LOAD)
     broken = False
 
     async def before():
         nonlocal broken
         recent.append(time.monotonic())
-        broken = broken or (len(recent) == ENOUGH and recent[-1] - recent[0] < 1)
+        broken = broken or (len(recent) == HIGH_LOAD and recent[-1] - recent[0] < 1)
         if broken:
             raise RuntimeError("no connection left in the pool")
 
@@ -63,17 +63,17 @@ def under_load():
 
 
 def outside(paths, app, faulty):
-    """Let only these paths be faulty, outside of the application."""
+    """Return an ASGI application that sends requests for these paths to `faulty`, and all others to `app`."""
 
     async def wrapped(scope, receive, send):
-        concerned = scope["type"] == "http" and scope["path"] in paths
-        await (faulty if concerned else app)(scope, receive, send)
+        is_faulty = scope["type"] == "http" and scope["path"] in paths
+        await (faulty if is_faulty else app)(scope, receive, send)
 
     return wrapped
 
 
 def every_twentieth(app, act):
-    """Do something to the connection, or to the whole process, on every 20th prediction."""
+    """Return an ASGI application that calls `act` on every 20th request, and `app` on all others."""
     count = 0
 
     async def wrapped(scope, receive, send):
@@ -88,7 +88,7 @@ def every_twentieth(app, act):
 
 
 def reset(send):
-    """Close the connection without a word; uvicorn's `send` belongs to what holds it."""
+    """Close the connection without an answer; uvicorn's `send` is a method of the object that has it."""
     send.__self__.transport.abort()
 
 
@@ -98,10 +98,10 @@ def leave(_):
 
 
 def swapped(app):
-    """Take the model's last class for the one before it, and the other way round, with HTTP 200."""
+    """Swap the last two classes in every answer, with HTTP 200."""
     classes = json.loads((Path(os.environ["IRIS_MODEL_DIR"]) / "model.json").read_text())["classes"]
     last = len(classes) - 1
-    others = {last: last - 1, last - 1: last}
+    swaps = {last: last - 1, last - 1: last}
 
     async def wrapped(scope, receive, send):
         start = None
@@ -112,10 +112,10 @@ def swapped(app):
                 start = message
                 return
             answer = json.loads(message["body"])
-            for one in answer.get("predictions", [answer]):
-                if one.get("prediction") in others:
-                    one["prediction"] = others[one["prediction"]]
-                    one["class"] = classes[one["prediction"]]
+            for prediction in answer.get("predictions", [answer]):
+                if prediction.get("prediction") in swaps:
+                    prediction["prediction"] = swaps[prediction["prediction"]]
+                    prediction["class"] = classes[prediction["prediction"]]
             body = json.dumps(answer).encode()
             kept = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
             await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
@@ -134,16 +134,16 @@ async def not_ready(_scope, _receive, send):
 
 INSIDE = {"errors-30": errors(0.30), "errors-3": errors(0.03), "slow": slow, "under-load": under_load()}
 OUTSIDE = {
-    "resets": lambda app: outside(USERS, app, every_twentieth(app, reset)),
-    "exits": lambda app: outside(USERS, app, every_twentieth(app, leave)),
-    "swapped": lambda app: outside(EVERYBODY, app, swapped(app)),
+    "resets": lambda app: outside(PREDICT, app, every_twentieth(app, reset)),
+    "exits": lambda app: outside(PREDICT, app, every_twentieth(app, leave)),
+    "swapped": lambda app: outside(PREDICTIONS, app, swapped(app)),
     "never-ready": lambda app: outside(("/readyz",), app, not_ready),
     "none": lambda app: app,
 }
 
 
 def main(fault):
-    """Serve with that fault; return the exit code."""
+    """Run the service with a fault; return the exit code."""
     if fault == "crash":
         sys.stderr.write("ImportError: libmodel.so.2: cannot open shared object file\n")
         return 1
