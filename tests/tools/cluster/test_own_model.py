@@ -69,7 +69,7 @@ def test_the_service_answers_for_wines_as_the_document_shows(clone: Path, databa
 def test_the_golden_gate_lets_it_through(clone: Path, database: str, tmp_path: Path) -> None:
     with RunningService(clone / "model", database, tmp_path / "journal") as service:
         done = golden_gate(service, clone)
-        assert (done.returncode, done.stdout) == (0, "the canary answers what was recorded\n")
+        assert (done.returncode, done.stdout) == (0, "the canary reproduces the recorded answers\n")
         service.wait_shipped()
         assert service.client.get("/logs").json()["logs"][0]["model_name"] == "wine-classifier"
 
