@@ -1,7 +1,7 @@
 """Golden gate: check that the canary is the model that git names and reproduces the recorded answers.
 
 A Job runs this before the canary gets any traffic, with the standard library alone. Arguments: the canary's
-Service, the path of git's model.json (version, sha256 and the recorded answers), and the canary's pod-template hash.
+Service, the path of git's model.json (version, sha256, recorded answers), and the canary's pod-template hash.
 For a moment after a release the Service may still lead to pods of the previous version. The gate therefore asks a
 pod for its hash first, and sends every other request over the same connection.
 """
