@@ -1,4 +1,4 @@
-"""Both overlays as they would be applied: every reference leads somewhere, and nothing is looser than needed."""
+"""Check the overlays as they would be applied: all references resolve, and nothing is looser than necessary."""
 
 import math
 import re
@@ -18,8 +18,9 @@ from tools.cluster import images, node
 
 Object = dict[str, Any]
 NUMBERS = ("server_error_ratio", "latency_p95_seconds")
+HOSTS = {"dev": "iris-dev.localhost", "prod": "iris.localhost"}
 SERVING = {"app.kubernetes.io/component": "serving"}
-# What dev may have otherwise than prod, beside its database: kind and path.
+# The fields in which dev may differ from prod, apart from its database: kind and path.
 DIFFERENT = {
     ("HorizontalPodAutoscaler", "spec.maxReplicas"),
     ("HorizontalPodAutoscaler", "spec.minReplicas"),
@@ -31,7 +32,7 @@ DIFFERENT = {
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
-    """The objects of each overlay with a release in it, and those of monitoring."""
+    """The objects of each overlay, with a release in each environment."""
     built = render(tmp_path_factory.mktemp("manifests"))
     return {name: list(yaml.safe_load_all(text)) for name, text in built.items()}
 
@@ -41,7 +42,7 @@ def _named(objects: list[Object], kind: str) -> dict[str, Object]:
 
 
 def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
-    """Yield the name, the labels and the spec of each pod template, those of Jobs in gates included."""
+    """Yield the name, the labels and the spec of each pod template, including the gates' Jobs."""
     for item in objects:
         if item["kind"] in {"Rollout", "StatefulSet", "Deployment", "Job"}:
             template = item["spec"]["template"]
@@ -54,14 +55,14 @@ def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]
 
 
 @pytest.mark.parametrize("where", BUILT)
-def test_the_api_server_would_take_every_object_and_drop_nothing_of_it(
+def test_the_api_server_accepts_every_object_and_drops_no_field(
     rendered: dict[str, list[Object]], where: str
 ) -> None:
     found = [problem for item in rendered[where] for problem in problems(item)]
     assert not found, "\n".join(found)
 
 
-def test_a_kind_without_a_schema_is_a_problem() -> None:
+def test_a_kind_without_a_schema_is_reported() -> None:
     unknown = ("apps/v1", "Rollout"), ("apps/v2", "Deployment"), ("traefik.io/v1", "Middleware"), ("a.io/v1", "A")
     for version, kind in unknown:
         item = {"apiVersion": version, "kind": kind, "metadata": {"name": "iris"}}
@@ -69,7 +70,9 @@ def test_a_kind_without_a_schema_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_every_reference_leads_to_exactly_one_object(rendered: dict[str, list[Object]], environment: str) -> None:
+def test_every_reference_resolves_to_exactly_one_object(
+    rendered: dict[str, list[Object]], environment: str
+) -> None:
     objects = rendered[environment]
     kinds = (
         "ConfigMap",
@@ -80,33 +83,33 @@ def test_every_reference_leads_to_exactly_one_object(rendered: dict[str, list[Ob
         "Middleware",
         "Rollout",
     )
-    there = {kind: _named(objects, kind) for kind in kinds}
+    by_kind = {kind: _named(objects, kind) for kind in kinds}
     assert len({(item["kind"], item["metadata"]["name"]) for item in objects}) == len(objects)
 
-    canary = there["Rollout"]["iris"]["spec"]["strategy"]["canary"]
+    canary = by_kind["Rollout"]["iris"]["spec"]["strategy"]["canary"]
     assert {canary["stableService"], canary["canaryService"]} == {"iris-stable", "iris-canary"}
-    split = there["TraefikService"][canary["trafficRouting"]["traefik"]["weightedTraefikServiceName"]]
+    split = by_kind["TraefikService"][canary["trafficRouting"]["traefik"]["weightedTraefikServiceName"]]
     weights = {service["name"]: service["weight"] for service in split["spec"]["weighted"]["services"]}
     assert weights == {canary["stableService"]: 100, canary["canaryService"]: 0}
-    assert weights.keys() <= there["Service"].keys()
+    assert weights.keys() <= by_kind["Service"].keys()
     for name in re.findall(r"'templateName': '([^']+)'", str(canary["steps"])):
-        arguments = there["AnalysisTemplate"][name]["spec"].get("args", [])
+        arguments = by_kind["AnalysisTemplate"][name]["spec"].get("args", [])
         needed = {argument["name"] for argument in arguments if "value" not in argument}
         for step in canary["steps"]:
             if {"templateName": name} in step.get("analysis", {}).get("templates", []):
                 assert {argument["name"] for argument in step["analysis"].get("args", [])} == needed
 
     for route in _named(objects, "IngressRoute")["iris"]["spec"]["routes"]:
-        assert {middleware["name"] for middleware in route["middlewares"]} == there["Middleware"].keys()
+        assert {middleware["name"] for middleware in route["middlewares"]} == by_kind["Middleware"].keys()
         assert [service["name"] for service in route["services"]] == [split["metadata"]["name"]]
     target = _named(objects, "HorizontalPodAutoscaler")["iris"]["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) == ("Rollout", "iris")
 
     for _, _, pod in _pods(objects):
-        assert pod.get("serviceAccountName", "iris") in there["ServiceAccount"]
-        volumes = {volume["name"] for volume in pod.get("volumes", [])} | {"data"}  # the StatefulSet's claim
+        assert pod.get("serviceAccountName", "iris") in by_kind["ServiceAccount"]
+        volumes = {volume["name"] for volume in pod.get("volumes", [])} | {"data"}  # claimed by the StatefulSet
         for volume in pod.get("volumes", []):
-            assert "configMap" not in volume or volume["configMap"]["name"] in there["ConfigMap"]
+            assert "configMap" not in volume or volume["configMap"]["name"] in by_kind["ConfigMap"]
         for container in pod["containers"]:
             assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes
             ports = {port["name"] for port in container.get("ports", [])}
@@ -117,10 +120,11 @@ def test_every_reference_leads_to_exactly_one_object(rendered: dict[str, list[Ob
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_users_reach_predictions_in_both_forms_and_neither_log_nor_metrics(
+def test_both_prediction_apis_are_public_and_log_and_metrics_are_not(
     rendered: dict[str, list[Object]], environment: str
 ) -> None:
     (route,) = _named(rendered[environment], "IngressRoute")["iris"]["spec"]["routes"]
+    assert route["match"].startswith(f"Host(`{HOSTS[environment]}`) && (Path(")
     whole = set(re.findall(r"\bPath\(`([^`]+)`\)", route["match"]))
     (prefix,) = re.findall(r"\bPathPrefix\(`([^`]+)`\)", route["match"])
     model = "/v2/models/iris-classifier"
@@ -154,9 +158,7 @@ def test_every_selector_selects_a_pod(rendered: dict[str, list[Object]], environ
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_what_runs_is_the_image_of_the_release_by_digest(
-    rendered: dict[str, list[Object]], environment: str
-) -> None:
+def test_every_pod_runs_the_released_image_by_digest(rendered: dict[str, list[Object]], environment: str) -> None:
     images = {
         name: container["image"]
         for name, labels, pod in _pods(rendered[environment])
@@ -175,7 +177,7 @@ def test_what_runs_is_the_image_of_the_release_by_digest(
 
 
 @pytest.mark.parametrize("where", ["dev", "prod", "monitoring"])
-def test_every_pod_is_restricted_limited_and_without_a_token_it_does_not_need(
+def test_every_pod_is_restricted_has_limits_and_no_unneeded_token(
     rendered: dict[str, list[Object]], where: str
 ) -> None:
     pods = list(_pods(rendered[where]))
@@ -197,17 +199,17 @@ def test_every_pod_is_restricted_limited_and_without_a_token_it_does_not_need(
             assert "memory" in container["resources"]["limits"]
         if SERVING.items() <= labels.items():
             assert {"startupProbe", "readinessProbe", "livenessProbe", "lifecycle"} <= pod["containers"][0].keys()
-            # Longer than the preStop pause and the two times that the service may drain.
+            # The preStop pause plus two drain periods.
             set_to = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
             assert pod["terminationGracePeriodSeconds"] >= 5 + 2 * float(set_to["IRIS_DRAIN_SECONDS"])
         for volume in pod.get("volumes", []):
             allowed = {"persistentVolumeClaim", "secret"} if where == "monitoring" else {"downwardAPI"}
             assert volume.keys() & {"configMap", "emptyDir", *allowed}
-            assert volume.get("secret", {"optional": True})["optional"]  # it comes from outside, or not at all
+            assert volume.get("secret", {"optional": True})["optional"]  # created outside of git, or absent
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_drift_is_measured_beside_what_serves_and_an_image_that_cannot_leaves_the_old_one_at_it(
+def test_the_drift_process_serves_no_traffic_and_survives_a_bad_image(
     rendered: dict[str, list[Object]], environment: str
 ) -> None:
     objects = rendered[environment]
@@ -240,16 +242,16 @@ def test_drift_is_measured_beside_what_serves_and_an_image_that_cannot_leaves_th
     assert "iris-drift" in {job["job_name"] for job in jobs}
 
 
-def test_before_the_first_release_nothing_asks_for_an_image_that_is_not_there(
+def test_before_the_first_release_no_object_needs_an_image(
     rendered: dict[str, list[Object]],
 ) -> None:
     kinds = {item["kind"] for item in rendered["prod"]} - {item["kind"] for item in rendered["nothing"]}
     assert kinds == {"Rollout", "HorizontalPodAutoscaler", "Deployment", "Job"}
-    # The gate's Job is made by a Rollout alone.
+    # Only a Rollout creates the gate's Job.
     assert {name for name, _, _ in _pods(rendered["nothing"])} == {"golden"}
 
 
-def test_dev_and_prod_differ_only_where_they_may(rendered: dict[str, list[Object]]) -> None:
+def test_dev_and_prod_differ_only_in_allowed_fields(rendered: dict[str, list[Object]]) -> None:
     dev, prod = (
         {
             (item["kind"], item["metadata"]["name"]): item
@@ -289,22 +291,22 @@ def test_the_blue_green_variant_has_the_same_services_and_gates(rendered: dict[s
     known = {argument["name"] for argument in _named(objects, "AnalysisTemplate")["slo"]["spec"]["args"]}
     given = {argument["name"]: argument.get("value") for argument in gates[1]["args"]}
     assert known - {"interval"} == given.keys()
-    assert given["service"] == blue_green["activeService"]  # that is where the users are
+    assert given["service"] == blue_green["activeService"]  # the Service with all traffic
     assert {(item["kind"], item["metadata"]["name"]) for item in objects} == {
         (item["kind"], item["metadata"]["name"]) for item in rendered["prod"]
     }
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_this_machine_has_the_environments_with_another_signer_and_shorter_waits(
+def test_local_overlays_differ_only_in_signer_and_waits(
     rendered: dict[str, list[Object]], environment: str
 ) -> None:
-    here, there = (
+    local, original = (
         {(item["kind"], item["metadata"]["name"]): item for item in rendered[where]}
         for where in (f"local {environment}", environment)
     )
-    assert here.keys() == there.keys()
-    different = {(key[1], path) for key, item in there.items() for path in _different(here[key], item)}
+    assert local.keys() == original.keys()
+    different = {(key[1], path) for key, item in original.items() for path in _different(local[key], item)}
     waits = {("iris", "spec.strategy.canary.scaleDownDelaySeconds")}
     if environment == "prod":
         waits |= {("iris", "spec.progressDeadlineSeconds"), ("slo", "spec.args.3.value")}
@@ -317,11 +319,11 @@ def test_this_machine_has_the_environments_with_another_signer_and_shorter_waits
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_the_signature_of_the_image_is_asked_for_before_anything_of_a_release_is_applied(
+def test_the_image_signature_is_verified_before_a_release_is_applied(
     rendered: dict[str, list[Object]], environment: str
 ) -> None:
-    asked, here = {}, f"local {environment}"
-    for where in (environment, here):
+    containers, local = {}, f"local {environment}"
+    for where in (environment, local):
         (job,) = _named(rendered[where], "Job").values()
         assert job["metadata"]["annotations"]["argocd.argoproj.io/hook"] == "PreSync"
         pod = job["spec"]["template"]["spec"]
@@ -331,14 +333,14 @@ def test_the_signature_of_the_image_is_asked_for_before_anything_of_a_release_is
         assert (container["args"][0], container["args"][-1]) == ("verify", "$(IMAGE)")
         assert {"name": "IMAGE", "value": f"{IMAGE}@{RELEASE.digest}"} in container["env"]
         assert container["image"] in {image.name for image in images.all_images()}
-        # It comes before what the rest of the environment has: its ServiceAccount and its ConfigMaps.
+        # The Job runs before the environment's ServiceAccount and ConfigMaps exist.
         assert "serviceAccountName" not in pod
         assert [volume.keys() for volume in pod["volumes"]] == [{"name", "emptyDir"}]
-        asked[where] = container
+        containers[where] = container
     pushed_to = f"{node.REGISTRY}/{images.in_registry(IMAGE)}"
-    assert {"name": "COSIGN_REPOSITORY", "value": pushed_to} in asked[here]["env"]
+    assert {"name": "COSIGN_REPOSITORY", "value": pushed_to} in containers[local]["env"]
     repository = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["global"]["external_labels"]
-    assert asked[environment]["args"][1:-1] == [
+    assert containers[environment]["args"][1:-1] == [
         f"--certificate-identity={repository['repository']}/.github/workflows/release.yml@refs/heads/main",
         "--certificate-oidc-issuer=https://token.actions.githubusercontent.com",
         "--output=text",
@@ -346,7 +348,7 @@ def test_the_signature_of_the_image_is_asked_for_before_anything_of_a_release_is
 
 
 @pytest.mark.parametrize("where", ["argocd", "local argocd"])
-def test_argo_cd_is_allowed_exactly_what_there_is(rendered: dict[str, list[Object]], where: str) -> None:
+def test_argo_cd_projects_allow_exactly_what_is_deployed(rendered: dict[str, list[Object]], where: str) -> None:
     applications = _named(rendered[where], "Application")
     projects = _named(rendered[where], "AppProject")
     built = {f"overlays/{name}": name for name in ("dev", "prod")} | {
@@ -376,7 +378,7 @@ def test_argo_cd_is_allowed_exactly_what_there_is(rendered: dict[str, list[Objec
     assert len({str(project["spec"]["sourceRepos"]) for project in projects.values()}) == 1
 
 
-def test_git_holds_no_secret_and_no_right_to_everything() -> None:
+def test_git_contains_no_secret_and_no_wildcard_right() -> None:
     files = [
         file for folder in ("manifests", "overlays", "monitoring") for file in (ROOT / folder).rglob("*.yaml")
     ]
@@ -388,13 +390,13 @@ def test_git_holds_no_secret_and_no_right_to_everything() -> None:
                 assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])], file
 
 
-def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]]) -> None:
+def test_a_gate_reaches_a_verdict_only_on_a_number(rendered: dict[str, list[Object]]) -> None:
     slo = _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]
     assert len(slo) == 5
     steps = _named(rendered["prod"], "Rollout")["iris"]["spec"]["strategy"]["canary"]["steps"]
     gates = [step["analysis"] for step in steps if "slo" in str(step.get("analysis"))]
-    asked = [{arg["name"]: arg.get("value") for arg in gate["args"]}["measurements"] for gate in gates]
-    assert asked == ["10", "3"]
+    measurements = [{arg["name"]: arg.get("value") for arg in gate["args"]}["measurements"] for gate in gates]
+    assert measurements == ["10", "3"]
     assert {"name": "interval", "value": "30s"} in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"][
         "args"
     ]
@@ -404,16 +406,18 @@ def test_a_gate_says_yes_or_no_only_to_a_number(rendered: dict[str, list[Object]
         assert metric["successCondition"] == f"{number} <= {limit}"
         assert metric["failureCondition"] == f"{number} > {limit}"
         assert float(limit) == {"errors": 0.01, "unserved": 0.001, "p95": 0.5}[metric["name"].rpartition("-")[2]]
-        # However long there is no data: the gate does not end, because Argo Rollouts then would not see a revert.
-        assert metric["count"] >= metric["inconclusiveLimit"] > 3600 * 24 * 300 / 30  # of one every 30 s
+        # The gate never ends without data: Argo Rollouts would then ignore a revert.
+        assert (
+            metric["count"] >= metric["inconclusiveLimit"] > 3600 * 24 * 300 / 30
+        )  # 300 days of one measurement every 30 s
         assert metric["consecutiveSuccessLimit"] == "{{args.measurements}}"
-        assert metric["consecutiveErrorLimit"] * 10 >= 60  # seconds for which Prometheus may be away
+        assert metric["consecutiveErrorLimit"] * 10 >= 60  # seconds for which Prometheus may be unavailable
 
 
-def test_argo_rollouts_judges_by_a_gate_as_it_is_meant(rendered: dict[str, list[Object]]) -> None:
+def test_argo_rollouts_evaluates_the_gates_as_intended(rendered: dict[str, list[Object]]) -> None:
     for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
         limit = re.findall(r"\d+\.\d+", metric["successCondition"])[-1]
-        meant = [
+        intended = [
             ([], "Inconclusive"),
             (["NaN"], "Inconclusive"),
             (["0"], "Successful"),
@@ -422,11 +426,11 @@ def test_argo_rollouts_judges_by_a_gate_as_it_is_meant(rendered: dict[str, list[
             (["+Inf"], "Failed"),
             (["0", "0"], "Inconclusive"),
         ]
-        answers = [answer for answer, _ in meant]
-        assert list(zip(answers, phases(metric, answers), strict=True)) == meant, metric["name"]
+        answers = [answer for answer, _ in intended]
+        assert list(zip(answers, phases(metric, answers), strict=True)) == intended, metric["name"]
 
 
-def test_a_gate_reads_recorded_numbers_alone(rendered: dict[str, list[Object]]) -> None:
+def test_gates_query_only_recording_rules(rendered: dict[str, list[Object]]) -> None:
     rules = yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())
     recorded = {rule.get("record") for group in rules["groups"] for rule in group["rules"]}
     read = set()
@@ -455,7 +459,7 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
         exported += drift.client.get("/metrics").text
     rules = (ROOT / "monitoring/rules.yml").read_text()
     read = set(re.findall(r"\b(iris_\w+)", rules))
-    read -= {"iris_memory_limit_mb"}  # where there is one: tests/service/test_metrics.py
+    read -= {"iris_memory_limit_mb"}  # only where a limit is set: tests/service/test_metrics.py tests it
     assert len(read) > 10
     assert all(re.search(rf"^{name}[ {{]", exported, re.MULTILINE) for name in read), read
     needed = {
@@ -470,10 +474,12 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
         assert series
         assert all(f'{label}="' in series[0] for label in labels)
     assert 'iris_requests_total{endpoint="/predict"' in exported
-    assert 'le="0.5"' in exported  # the limit of the gate is the edge of a bucket
+    assert 'le="0.5"' in exported  # the gate's limit is a bucket edge
 
 
-def test_what_watches_runs_as_this_cluster_has_it(rendered: dict[str, list[Object]]) -> None:
+def test_local_monitoring_uses_the_images_and_volumes_of_the_local_cluster(
+    rendered: dict[str, list[Object]],
+) -> None:
     objects = rendered["local monitoring"]
     built = {image.name for image in images.all_images()}
     pods = {name: pod for name, _, pod in _pods(objects)}
@@ -499,22 +505,22 @@ def test_what_watches_runs_as_this_cluster_has_it(rendered: dict[str, list[Objec
         if "persistentVolumeClaim" in volume
     }
     assert claimed == claims.keys()
-    here = list(yaml.safe_load_all((ROOT / "overlays/local/platform/volumes.yaml").read_text()))
+    local_volumes = list(yaml.safe_load_all((ROOT / "overlays/local/platform/volumes.yaml").read_text()))
     for name, claim in claims.items():
         reference = {"namespace": "monitoring", "name": name}
-        (volume,) = [found["spec"] for found in here if found["spec"]["claimRef"] == reference]
+        (volume,) = [found["spec"] for found in local_volumes if found["spec"]["claimRef"] == reference]
         assert volume["capacity"] == claim["spec"]["resources"]["requests"]
 
 
-def test_grafana_has_the_files_of_a_desk_and_only_this_cluster_does_without_it(
+def test_grafana_matches_compose_and_is_missing_only_from_the_local_cluster(
     rendered: dict[str, list[Object]],
 ) -> None:
-    desk = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
     (pod,) = (pod for name, _, pod in _pods(rendered["monitoring"]) if name == "grafana")
     (container,) = pod["containers"]
-    assert container["image"] == desk["image"]
-    assert str(pod["securityContext"]["runAsUser"]) == desk["user"].partition(":")[0]
-    (folder,) = (volume.split(":")[1] for volume in desk["volumes"] if volume.startswith("./"))
+    assert container["image"] == compose["image"]
+    assert str(pod["securityContext"]["runAsUser"]) == compose["user"].partition(":")[0]
+    (folder,) = (volume.split(":")[1] for volume in compose["volumes"] if volume.startswith("./"))
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     maps = _named(rendered["monitoring"], "ConfigMap")
     shown = {}
@@ -524,28 +530,28 @@ def test_grafana_has_the_files_of_a_desk_and_only_this_cluster_does_without_it(
         for key, text in data.items():
             shown[f"{mounts[volume['name']]}/{paths.get(key, key)}"] = text
     grafana = ROOT / "monitoring/grafana"
-    (settings,) = desk["env_file"]
+    (settings,) = compose["env_file"]
     files = [file for file in grafana.rglob("*") if file.is_file() and file != ROOT / settings]
     assert shown == {f"{folder}/{file.relative_to(grafana)}": file.read_text() for file in files}
     (source,) = container["envFrom"]
-    said = [line for line in (ROOT / settings).read_text().splitlines() if not line.startswith("#")]
-    assert maps[source["configMapRef"]["name"]]["data"] == dict(line.split("=") for line in said)
+    lines = [line for line in (ROOT / settings).read_text().splitlines() if not line.startswith("#")]
+    assert maps[source["configMapRef"]["name"]]["data"] == dict(line.split("=") for line in lines)
 
-    whole, here = (
+    everywhere, local = (
         {(item["kind"], item["metadata"]["name"]) for item in rendered[name]}
         for name in ("monitoring", "local monitoring")
     )
-    assert whole - here == {("Deployment", "grafana"), ("Service", "grafana")}
-    assert here < whole
+    assert everywhere - local == {("Deployment", "grafana"), ("Service", "grafana")}
+    assert local < everywhere
 
 
-def test_prometheus_looks_for_pods_only_where_it_may() -> None:
+def test_prometheus_discovers_pods_only_where_it_is_allowed() -> None:
     scraped = yaml.safe_load((ROOT / "monitoring/scrape/kubernetes.yml").read_text())["scrape_configs"]
-    looks = {
+    discovered = {
         name
         for job in scraped
         for discovery in job.get("kubernetes_sd_configs", [])
         for name in discovery["namespaces"]["names"]
     }
     file = ROOT / "manifests/platform/environments/prometheus-rolebindings.yaml"
-    assert looks == {item["metadata"]["namespace"] for item in yaml.safe_load_all(file.read_text())}
+    assert discovered == {item["metadata"]["namespace"] for item in yaml.safe_load_all(file.read_text())}

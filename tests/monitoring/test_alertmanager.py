@@ -1,4 +1,4 @@
-"""The real Alertmanager, told of alerts, and what then arrives in the place of PagerDuty, Slack and mail."""
+"""Post alerts to the real Alertmanager, and check what arrives at stand-ins for PagerDuty, Slack and mail."""
 
 import base64
 import json
@@ -24,10 +24,10 @@ GONE = {"alertname": "TargetGone", "job": "iris", "severity": "page"}
 
 
 class Receivers:
-    """An HTTP server and a mail server on loopback, and what they were given: each way, and its text."""
+    """An HTTP server and a mail server on loopback that keep each message: its channel and its text."""
 
     def __init__(self) -> None:
-        self.got: list[tuple[str, str]] = []
+        self.messages: list[tuple[str, str]] = []
         self.passwords: set[str] = set()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), _http(self))
         self.mail = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _mail(self))
@@ -36,8 +36,8 @@ class Receivers:
             threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def about(self, namespace: str) -> list[tuple[str, str]]:
-        """Return what tells of a namespace."""
-        return [(way, text) for way, text in self.got if namespace in text]
+        """Return the messages that mention a namespace."""
+        return [(channel, text) for channel, text in self.messages if namespace in text]
 
     def close(self) -> None:
         for server in (self.http, self.mail):
@@ -49,7 +49,7 @@ def _http(receivers: Receivers) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            receivers.got.append((self.path.strip("/"), body))
+            receivers.messages.append((self.path.strip("/"), body))
             answer = b'{"status":"success"}' if self.path == "/pagerduty" else b"ok"
             self.send_response(202 if self.path == "/pagerduty" else 200)
             self.send_header("Content-Length", str(len(answer)))
@@ -57,7 +57,7 @@ def _http(receivers: Receivers) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler
 
@@ -65,21 +65,21 @@ def _http(receivers: Receivers) -> type[BaseHTTPRequestHandler]:
 def _mail(receivers: Receivers) -> type[socketserver.BaseRequestHandler]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            self.wfile.write(b"220 here\r\n")
+            self.wfile.write(b"220 ready\r\n")
             for line in self.rfile:
                 verb, _, rest = line.decode().strip().partition(" ")
                 if verb == "AUTH":
                     receivers.passwords.add(base64.b64decode(rest.split()[1]).decode().split("\0")[2])
                 if verb == "DATA":
-                    self.wfile.write(b"354 go on\r\n")
+                    self.wfile.write(b"354 send the message\r\n")
                     text = b"".join(iter(self.rfile.readline, b".\r\n")).decode()
-                    receivers.got.append(("mail", text))
+                    receivers.messages.append(("mail", text))
                 answers = {
-                    "EHLO": b"250-here\r\n250 AUTH PLAIN\r\n",
-                    "AUTH": b"235 yes\r\n",
+                    "EHLO": b"250-ready\r\n250 AUTH PLAIN\r\n",
+                    "AUTH": b"235 accepted\r\n",
                     "QUIT": b"221 bye\r\n",
                 }
-                self.wfile.write(answers.get(verb, b"250 yes\r\n"))
+                self.wfile.write(answers.get(verb, b"250 OK\r\n"))
                 if verb == "QUIT":
                     return
 
@@ -87,7 +87,7 @@ def _mail(receivers: Receivers) -> type[socketserver.BaseRequestHandler]:
 
 
 class Alertmanager:
-    """The program with a copy of its configuration, in which addresses, credential files and waits differ."""
+    """A running Alertmanager with the repository's configuration but its own addresses, credentials and waits."""
 
     def __init__(self, folder: Path, receivers: Receivers) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -95,7 +95,7 @@ class Alertmanager:
         config = yaml.safe_load((ROOT / "monitoring/alertmanager.yml").read_text().replace(SECRETS, str(secrets)))
         config["global"] |= {
             "smtp_smarthost": f"127.0.0.1:{receivers.mail.server_address[1]}",
-            "smtp_require_tls": False,  # for which a certificate would be needed
+            "smtp_require_tls": False,  # TLS would need a certificate
             "pagerduty_url": f"http://127.0.0.1:{receivers.http.server_address[1]}/pagerduty",
         }
         config["route"] |= {"group_wait": "2s", "group_interval": "5s"}
@@ -120,20 +120,20 @@ class Alertmanager:
         except httpx.TransportError:
             return False
 
-    def tell(self, *alerts: dict[str, str], over: bool = False) -> None:
-        """Post alerts by their labels, as firing or as over."""
+    def post(self, *alerts: dict[str, str], resolved: bool = False) -> None:
+        """Post alerts with these labels, as firing or as resolved."""
         body = [
             {
                 "labels": labels,
                 "annotations": {"summary": f"{labels['alertname']} in {labels['namespace']}"},
-                **({"endsAt": datetime.now(UTC).isoformat()} if over else {}),
+                **({"endsAt": datetime.now(UTC).isoformat()} if resolved else {}),
             }
             for labels in alerts
         ]
         assert httpx.post(f"{self.url}/api/v2/alerts", json=body).status_code == 200
 
-    def silent(self, namespace: str) -> set[str]:
-        """Return the alerts of a namespace that others silence."""
+    def inhibited(self, namespace: str) -> set[str]:
+        """Return the names of a namespace's inhibited alerts."""
         found: list[dict[str, Any]] = httpx.get(
             f"{self.url}/api/v2/alerts", params={"filter": f"namespace={namespace}"}
         ).json()
@@ -151,7 +151,7 @@ def receivers() -> Iterator[Receivers]:
 def start(
     tmp_path_factory: pytest.TempPathFactory, receivers: Receivers
 ) -> Iterator[Callable[[dict[str, str]], Alertmanager]]:
-    """What starts the program with these credentials, by file."""
+    """A function that starts an Alertmanager with these credential files."""
     started = []
 
     def start(secrets: dict[str, str]) -> Alertmanager:
@@ -173,67 +173,69 @@ def alertmanager(start: Callable[[dict[str, str]], Alertmanager], receivers: Rec
     return start({**KEYS, "slack-url": f"http://127.0.0.1:{receivers.http.server_address[1]}/slack"})
 
 
-def test_without_its_credentials_it_starts_and_says_which_file_it_lacks(
+def test_alertmanager_without_credentials_starts_and_logs_the_missing_file(
     start: Callable[[dict[str, str]], Alertmanager],
 ) -> None:
     alertmanager = start({})
-    alertmanager.tell({"alertname": "LowRPS", "namespace": "unsent", "severity": "warning"})
+    alertmanager.post({"alertname": "LowRPS", "namespace": "unsent", "severity": "warning"})
     wait_until(lambda: "secrets/slack-url" in alertmanager.log.read_text(), "the missing file to be named", 30)
 
 
 @pytest.mark.parametrize(
-    ("severity", "ways"),
+    ("severity", "channels"),
     [
         ("page", ["pagerduty", "slack"]),
         ("critical", ["mail", "pagerduty", "slack"]),
         ("warning", ["slack"]),
-        ("unheard", ["mail"]),
+        ("unknown", ["mail"]),
     ],
 )
-def test_an_alert_arrives_where_its_severity_says(
-    alertmanager: Alertmanager, receivers: Receivers, severity: str, ways: list[str]
+def test_an_alert_reaches_the_receivers_of_its_severity(
+    alertmanager: Alertmanager, receivers: Receivers, severity: str, channels: list[str]
 ) -> None:
     name = f"to-{severity}"
-    alertmanager.tell({"alertname": "Some", "namespace": name, "severity": severity})
-    wait_until(lambda: {way for way, _ in receivers.about(name)} >= set(ways), "the messages", 30)
-    assert sorted(way for way, _ in receivers.about(name)) == ways
+    alertmanager.post({"alertname": "Some", "namespace": name, "severity": severity})
+    wait_until(lambda: {channel for channel, _ in receivers.about(name)} >= set(channels), "the messages", 30)
+    assert sorted(channel for channel, _ in receivers.about(name)) == channels
     assert receivers.passwords <= {KEYS["smtp-password"]}
-    for way, text in receivers.about(name):
-        assert way != "pagerduty" or json.loads(text)["routing_key"] == KEYS["pagerduty-routing-key"]
+    for channel, text in receivers.about(name):
+        assert channel != "pagerduty" or json.loads(text)["routing_key"] == KEYS["pagerduty-routing-key"]
 
 
-def test_what_happens_in_one_namespace_is_one_message(alertmanager: Alertmanager, receivers: Receivers) -> None:
+def test_alerts_of_one_namespace_are_grouped_into_one_message(
+    alertmanager: Alertmanager, receivers: Receivers
+) -> None:
     names = ("HighErrorRate", "HighLatency")
-    alertmanager.tell(*({"alertname": name, "namespace": "grouped", "severity": "page"} for name in names))
-    alertmanager.tell({"alertname": names[0], "namespace": "apart", "severity": "page"})
+    alertmanager.post(*({"alertname": name, "namespace": "grouped", "severity": "page"} for name in names))
+    alertmanager.post({"alertname": names[0], "namespace": "apart", "severity": "page"})
     wait_until(lambda: len(receivers.about("grouped") + receivers.about("apart")) >= 4, "the messages", 30)
-    for way in ("pagerduty", "slack"):
-        (text,) = [text for found, text in receivers.about("grouped") if found == way]
+    for channel in ("pagerduty", "slack"):
+        (text,) = [text for found, text in receivers.about("grouped") if found == channel]
         assert all(f"{name} in grouped" in text for name in names)
-        assert len([found for found, _ in receivers.about("apart") if found == way]) == 1
+        assert len([found for found, _ in receivers.about("apart") if found == channel]) == 1
 
 
-def test_what_is_over_while_other_things_go_on_is_said_to_be(
+def test_a_resolved_alert_in_a_firing_group_is_marked_as_resolved(
     alertmanager: Alertmanager, receivers: Receivers
 ) -> None:
     first, second = (
         {"alertname": name, "namespace": "half", "severity": "warning"} for name in ("First", "Second")
     )
-    alertmanager.tell(first, second)
+    alertmanager.post(first, second)
     wait_until(lambda: len(receivers.about("half")) == 1, "the message", 30)
-    alertmanager.tell(first, over=True)
+    alertmanager.post(first, resolved=True)
     wait_until(lambda: len(receivers.about("half")) == 2, "the second message", 30)
     before, after = (json.loads(text)["attachments"][0]["text"] for _, text in receivers.about("half"))
     assert "*First*: First in half" in before
-    assert "*First* (over): First in half" in after
+    assert "*First* (resolved): First in half" in after
     assert "*Second*: Second in half" in before
     assert "*Second*: Second in half" in after
 
 
-def test_where_iris_is_gone_what_follows_from_it_is_silent_and_elsewhere_it_is_not(
+def test_target_gone_for_iris_inhibits_dependent_alerts_only_in_its_namespace(
     alertmanager: Alertmanager, receivers: Receivers
 ) -> None:
-    following = {
+    dependent = {
         "HighErrorRate": "page",
         "HighLatency": "page",
         "ModelNotLoaded": "critical",
@@ -241,41 +243,43 @@ def test_where_iris_is_gone_what_follows_from_it_is_silent_and_elsewhere_it_is_n
         "RateLimited": "warning",
         "JournalGrowing": "warning",
     }
-    alerts = [{"alertname": name, "severity": severity} for name, severity in following.items()]
+    alerts = [{"alertname": name, "severity": severity} for name, severity in dependent.items()]
     down = {"alertname": "TargetDown", "job": "iris", "severity": "warning"}
     waiting = {"alertname": "RolloutWaiting", "severity": "warning"}
-    alertmanager.tell(*({**alert, "namespace": "gone"} for alert in (GONE, down, waiting, *alerts)))
-    alertmanager.tell(*({**alert, "namespace": "there"} for alert in (down, *alerts)))
-    wait_until(lambda: len(receivers.about("gone")) >= 3, "what is not silent", 30)
-    wait_until(lambda: len(receivers.about("there")) >= 2 + 3 + 1, "what happens elsewhere", 30)
-    assert alertmanager.silent("gone") == {*following, "TargetDown"}
-    assert alertmanager.silent("there") == set()
-    told = " ".join(text for _, text in receivers.about("gone"))
-    assert [name for name in following if f"{name} in gone" in told] == []
+    alertmanager.post(*({**alert, "namespace": "gone"} for alert in (GONE, down, waiting, *alerts)))
+    alertmanager.post(*({**alert, "namespace": "other-namespace"} for alert in (down, *alerts)))
+    wait_until(lambda: len(receivers.about("gone")) >= 3, "the alerts that are not inhibited", 30)
+    wait_until(
+        lambda: len(receivers.about("other-namespace")) >= 2 + 3 + 1, "the alerts of the other namespace", 30
+    )
+    assert alertmanager.inhibited("gone") == {*dependent, "TargetDown"}
+    assert alertmanager.inhibited("other-namespace") == set()
+    sent = " ".join(text for _, text in receivers.about("gone"))
+    assert [name for name in dependent if f"{name} in gone" in sent] == []
 
 
-def test_at_a_desk_without_namespaces_it_is_the_same(alertmanager: Alertmanager) -> None:
-    alertmanager.tell({**GONE, "namespace": ""}, {"alertname": "LowRPS", "namespace": "", "severity": "warning"})
-    wait_until(lambda: alertmanager.silent("") == {"LowRPS"}, "the silence", 30)
+def test_target_gone_for_iris_inhibits_alerts_without_a_namespace(alertmanager: Alertmanager) -> None:
+    alertmanager.post({**GONE, "namespace": ""}, {"alertname": "LowRPS", "namespace": "", "severity": "warning"})
+    wait_until(lambda: alertmanager.inhibited("") == {"LowRPS"}, "the inhibition", 30)
 
 
-def test_another_job_that_is_gone_silences_its_own_processes_alone(alertmanager: Alertmanager) -> None:
+def test_target_gone_for_another_job_inhibits_only_its_own_target_down(alertmanager: Alertmanager) -> None:
     where = {"namespace": "other", "severity": "page"}
-    alertmanager.tell(
+    alertmanager.post(
         {**where, "alertname": "TargetGone", "job": "traefik"},
         {**where, "alertname": "TargetDown", "job": "traefik"},
         {**where, "alertname": "TargetDown", "job": "iris"},
         {**where, "alertname": "HighErrorRate"},
     )
-    wait_until(lambda: alertmanager.silent("other") == {"TargetDown"}, "the silence", 30)
+    wait_until(lambda: alertmanager.inhibited("other") == {"TargetDown"}, "the inhibition", 30)
 
 
-def test_a_release_that_was_taken_back_does_not_silence_errors(
+def test_an_aborted_rollout_does_not_inhibit_error_alerts(
     alertmanager: Alertmanager, receivers: Receivers
 ) -> None:
-    alertmanager.tell(
+    alertmanager.post(
         {"alertname": "RolloutAborted", "namespace": "aborted", "severity": "warning"},
         {"alertname": "HighErrorRate", "namespace": "aborted", "severity": "page"},
     )
-    wait_until(lambda: len(receivers.about("aborted")) >= 3, "both", 30)
-    assert alertmanager.silent("aborted") == set()
+    wait_until(lambda: len(receivers.about("aborted")) >= 3, "the messages of both alerts", 30)
+    assert alertmanager.inhibited("aborted") == set()

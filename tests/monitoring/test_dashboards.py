@@ -1,7 +1,7 @@
-"""The dashboards: valid for Grafana as far as its published schema says, and each panel of the service shows data.
+"""Check the dashboards against Grafana's published schema, and that each panel of the service shows data.
 
-Panels of router and rollout need a cluster; tools/drill/scenarios.py tests those, and every
-other once more.
+Panels about the router and the Rollout need a cluster: the drill (tools/drill/scenarios.py) tests those, and all
+others once more.
 """
 
 import json
@@ -29,11 +29,11 @@ from tools.postgres import temporary
 
 BOARDS = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
 PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board["panels"]]
-IN_A_CLUSTER = re.compile(r"\b(router:|rollout_|analysis_run_|ALERTS|iris_memory_limit_mb)\w*")
+NEEDS_A_CLUSTER = re.compile(r"\b(router:|rollout_|analysis_run_|ALERTS|iris_memory_limit_mb)\w*")
 
 
 def _dropped(written: Any, read: Any, where: str = "") -> Iterator[str]:
-    """Yield what the schema does not know, or knows otherwise; what it adds are defaults."""
+    """Yield the path of each value that the schema does not know or changes. Defaults that it adds are ignored."""
     if isinstance(written, dict) and isinstance(read, dict):
         for key, value in written.items():
             yield from _dropped(value, read[key], f"{where}.{key}") if key in read else (f"{where}.{key}",)
@@ -45,14 +45,14 @@ def _dropped(written: Any, read: Any, where: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", BOARDS)
-def test_grafanas_own_model_of_a_dashboard_knows_all_that_is_written(name: str) -> None:
+def test_grafana_schema_knows_every_field_of_a_dashboard(name: str) -> None:
     plugins.register_default_plugins()
     read = json.loads(JSONEncoder().encode(Dashboard.from_json(BOARDS[name])))
     assert list(_dropped(BOARDS[name], read)) == []
 
 
 @pytest.mark.parametrize(("place", "key"), [("", "titel"), (".panels", "optoins"), (".options", "colourMode")])
-def test_what_that_model_does_not_know_is_seen(place: str, key: str) -> None:
+def test_a_field_unknown_to_the_grafana_schema_is_found(place: str, key: str) -> None:
     plugins.register_default_plugins()
     board = json.loads(json.dumps(BOARDS["service"]))
     panel = board["panels"][-1]
@@ -61,7 +61,7 @@ def test_what_that_model_does_not_know_is_seen(place: str, key: str) -> None:
     assert [where.rpartition(".")[2] for where in _dropped(board, read)] == [key]
 
 
-def test_dashboards_and_panels_can_be_told_apart_and_are_explained() -> None:
+def test_dashboards_and_panels_are_unique_linked_and_described() -> None:
     assert len({board["uid"] for board in BOARDS.values()}) == len(BOARDS)
     for board in BOARDS.values():
         panels = board["panels"]
@@ -81,19 +81,20 @@ def test_dashboards_and_panels_can_be_told_apart_and_are_explained() -> None:
         assert panel["type"] == "table" or all(target["legendFormat"] for target in panel["targets"])
 
 
-def test_limits_are_drawn_where_the_gates_have_them() -> None:
+def test_threshold_lines_are_the_limits_of_the_slo_gate() -> None:
     slo = yaml.safe_load((ROOT / "manifests/iris/analysistemplate-slo.yaml").read_text())
     limits = {
-        metric["name"].rpartition("-")[2]: float(metric["successCondition"].rpartition(" ")[2])
-        for metric in slo["spec"]["metrics"]
+        metric["name"]: float(metric["successCondition"].rpartition(" ")[2]) for metric in slo["spec"]["metrics"]
     }
-    for _, panel in PANELS:
-        steps = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])
-        if "taken back" in panel["description"] and len(steps) > 1:
-            assert steps[1]["value"] == limits["errors" if "error" in panel["title"].lower() else "p95"]
+    with_line = [panel for _, panel in PANELS if "the slo gate's limit" in panel["description"]]
+    assert len(with_line) == 4
+    for panel in with_line:
+        _, step = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        metric = "server-errors" if "error" in panel["title"].lower() else "latency-p95"
+        assert step["value"] == limits[metric]
 
 
-def test_every_panel_of_the_service_shows_data_in_all_its_states(model: Path, tmp_path: Path) -> None:
+def test_every_panel_of_the_service_shows_data_in_every_state(model: Path, tmp_path: Path) -> None:
     with (
         temporary() as postgres,
         RunningService(model, postgres.url, tmp_path / "journal") as service,
@@ -102,28 +103,32 @@ def test_every_panel_of_the_service_shows_data_in_all_its_states(model: Path, tm
         ) as drift,
         _prometheus([service, drift], tmp_path) as url,
     ):
-        begun = time.time()
-        time.sleep(3)  # nobody asks anything
-        _ask(service)
+        begin = time.time()
+        time.sleep(3)  # no requests yet
+        _send_requests(service)
         postgres.stop()
-        _ask(service)
+        _send_requests(service)
         postgres.start()
         service.wait_shipped()
-        time.sleep(35)  # nobody asks any more: rates go to zero, ratios have no requests
-        shown = {query: numbers(answer(url, query, begun, time.time(), 1)) for query in queries()}
+        time.sleep(35)  # no requests any more: rates are zero, and ratios have no data
+        shown = {query: numbers(answer(url, query, begin, time.time(), 1)) for query in queries()}
 
-    here = {query: found for query, found in shown.items() if not IN_A_CLUSTER.search(query.expression)}
-    assert len(here) >= 17
-    assert [query.name for query, found in here.items() if not found] == []
+    without_cluster = {
+        query: found for query, found in shown.items() if not NEEDS_A_CLUSTER.search(query.expression)
+    }
+    assert len(without_cluster) >= 17
+    assert [query.name for query, found in without_cluster.items() if not found] == []
     assert [query.name for query, found in shown.items() if any(map(math.isnan, found))] == []
-    waited = next(found for query, found in here.items() if query.expression.startswith("iris_journal_depth"))
-    assert max(waited) > 0
-    # What needs a cluster is not here: it would be proven nowhere if it were.
-    assert not any(found for query, found in shown.items() if query not in here)
+    depth = next(
+        found for query, found in without_cluster.items() if query.expression.startswith("iris_journal_depth")
+    )
+    assert max(depth) > 0
+    # A panel with data here does not need a cluster, and NEEDS_A_CLUSTER would hide it from this test.
+    assert not any(found for query, found in shown.items() if query not in without_cluster)
 
 
-def _ask(service: RunningService) -> None:
-    """Ask for 8 s, well and badly."""
+def _send_requests(service: RunningService) -> None:
+    """Send valid and invalid requests for 8 s."""
     end = time.monotonic() + 8
     while time.monotonic() < end:
         assert service.predict().status_code == 200
@@ -134,7 +139,7 @@ def _ask(service: RunningService) -> None:
 
 @contextmanager
 def _prometheus(services: list[RunningService], folder: Path) -> Iterator[str]:
-    """Yield the address of a Prometheus with the rules of the repository, which scrapes these processes."""
+    """Yield the URL of a Prometheus with the repository's rules that scrapes these processes."""
     targets = [service.url.removeprefix("http://") for service in services]
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},

@@ -1,4 +1,4 @@
-"""Who is told of an alert, as Alertmanager's own program reads the routes, and that no credential is in git."""
+"""Check the routes of alerts with Alertmanager's own amtool, and that git contains no credential."""
 
 import re
 import subprocess
@@ -19,48 +19,48 @@ ALERTS = [
     for rule in group["rules"]
     if "alert" in rule
 ]
-# Severity, and the ways by which somebody is told.
-TOLD = {
+# The channels of each severity.
+CHANNELS = {
     "page": {"pagerduty", "slack"},
     "critical": {"pagerduty", "slack", "email"},
     "warning": {"slack"},
 }
-ANYTHING_ELSE = {"email"}
+UNKNOWN_SEVERITY = {"email"}
 
 
-def test_alertmanager_takes_its_configuration() -> None:
+def test_alertmanager_accepts_its_configuration() -> None:
     assert "SUCCESS" in _amtool("check-config", str(FILE))
 
 
 @pytest.mark.parametrize(("name", "severity"), ALERTS)
-def test_an_alert_goes_where_its_severity_says(name: str, severity: str) -> None:
-    assert _told(alertname=name, severity=severity, namespace="iris-prod") == TOLD[severity]
+def test_every_alert_is_routed_by_its_severity(name: str, severity: str) -> None:
+    assert _channels(alertname=name, severity=severity, namespace="iris-prod") == CHANNELS[severity]
 
 
-@pytest.mark.parametrize("severity", TOLD)
-def test_nobody_is_woken_for_dev(severity: str) -> None:
-    assert _told(alertname="Unheard", severity=severity, namespace="iris-dev") == TOLD["warning"]
+@pytest.mark.parametrize("severity", CHANNELS)
+def test_alerts_of_dev_never_page(severity: str) -> None:
+    assert _channels(alertname="Unknown", severity=severity, namespace="iris-dev") == CHANNELS["warning"]
 
 
-@pytest.mark.parametrize(("severity", "ways"), [*TOLD.items(), ("unheard", ANYTHING_ELSE)])
-def test_every_severity_has_its_ways_and_an_unknown_one_is_read_as_well(severity: str, ways: set[str]) -> None:
-    assert _told(alertname="Unheard", severity=severity) == ways
+@pytest.mark.parametrize(("severity", "channels"), [*CHANNELS.items(), ("unknown", UNKNOWN_SEVERITY)])
+def test_every_severity_has_channels_and_an_unknown_one_goes_to_mail(severity: str, channels: set[str]) -> None:
+    assert _channels(alertname="Unknown", severity=severity) == channels
 
 
-def test_an_alert_without_a_severity_is_read_as_well() -> None:
-    assert _told(alertname="Unheard") == ANYTHING_ELSE
+def test_an_alert_without_a_severity_goes_to_mail() -> None:
+    assert _channels(alertname="Unknown") == UNKNOWN_SEVERITY
 
 
-def test_credentials_come_from_files_alone() -> None:
+def test_credentials_come_only_from_files() -> None:
     found = dict(_credentials(CONFIG))
-    assert len(found) == 3 + 1  # PagerDuty's twice
+    assert len(found) == 3 + 1  # PagerDuty's key is used by two receivers
     for name, value in found.items():
         assert name.endswith("_file")
         assert re.fullmatch(r"/etc/alertmanager/secrets/[\w-]+", value)
     assert not re.search(r"hooks\.slack\.com|://[^/\s]*@", FILE.read_text())
 
 
-def test_alerts_that_inhibit_or_are_inhibited_are_ones_that_there_are() -> None:
+def test_inhibit_rules_name_only_existing_alerts() -> None:
     for rule in CONFIG["inhibit_rules"]:
         for matcher in [*rule["source_matchers"], *rule["target_matchers"]]:
             name, _, value = re.fullmatch(r'(\w+) (=~?) "?([^"]+)"?', matcher).groups()  # type: ignore[union-attr]
@@ -69,7 +69,7 @@ def test_alerts_that_inhibit_or_are_inhibited_are_ones_that_there_are() -> None:
 
 
 def _credentials(part: object, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the place and value of each setting that is, or leads to, a credential."""
+    """Yield the path and value of each setting that is a credential or the name of a credential file."""
     if isinstance(part, dict):
         for name, inner in part.items():
             yield from _credentials(inner, f"{path}.{name}")
@@ -80,12 +80,12 @@ def _credentials(part: object, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, str(part)
 
 
-def _told(**labels: str) -> set[str]:
-    """Return the ways by which somebody is told of an alert with these labels."""
+def _channels(**labels: str) -> set[str]:
+    """Return the channels that an alert with these labels goes to."""
     arguments = [f"{name}={value}" for name, value in labels.items()]
     names = _amtool("config", "routes", "test", f"--config.file={FILE}", *arguments).strip().split(",")
     receivers = {receiver["name"]: receiver.keys() - {"name"} for receiver in CONFIG["receivers"]}
-    return {way.removesuffix("_configs") for name in names for way in receivers[name]}
+    return {channel.removesuffix("_configs") for name in names for channel in receivers[name]}
 
 
 def _amtool(*arguments: str) -> str:

@@ -1,6 +1,7 @@
-"""The overlays as they would be applied: a copy of the manifests with a release in each environment.
+"""Render the overlays as they would be applied, from a copy of the manifests with a release in each environment.
 
-`argocd` is what Argo CD is told; with `local`, as this machine's cluster has it. `nothing` is prod with none.
+`argocd` contains Argo CD's Applications. Names with `local` are the local cluster's overlays. `nothing` is prod
+without a release.
 """
 
 import json
@@ -37,7 +38,7 @@ BUILT = {
 
 
 def render(copy: Path) -> dict[str, str]:
-    """Return the objects of each overlay as YAML, built from a copy that is made in that folder."""
+    """Copy the manifests into a folder, and return the rendered YAML of each overlay by its name in BUILT."""
     for folder in ("manifests", "overlays", "monitoring"):
         shutil.copytree(ROOT / folder, copy / folder)
     for environment in ("dev", "prod"):

@@ -1,6 +1,7 @@
-// Says what Argo Rollouts makes of an answer of Prometheus: its own provider asks, and gets that answer.
+// Evaluates answers of Prometheus with the metric provider of Argo Rollouts.
 //
-// A line of input is a metric of an AnalysisTemplate and the values of the samples; a line of output the measurement.
+// Each line of input is a metric of an AnalysisTemplate and the values of the samples that Prometheus answers with. Each
+// line of output is the resulting measurement.
 package main
 
 import (
@@ -19,7 +20,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// An answer stands for Prometheus: an instant query is all that it can be asked.
+// An answer stands in for Prometheus. It supports instant queries only.
 type answer struct {
 	promv1.API
 	samples model.Vector
@@ -32,24 +33,24 @@ func (a answer) Query(context.Context, string, time.Time, ...promv1.Option) (mod
 func main() {
 	input, output := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
-		var asked struct {
+		var request struct {
 			Metric v1alpha1.Metric
-			Values []model.SampleValue // as Prometheus writes them: strings, among them NaN
+			Values []model.SampleValue // strings, as Prometheus writes them; NaN is possible
 		}
-		if err := input.Decode(&asked); errors.Is(err, io.EOF) {
+		if err := input.Decode(&request); errors.Is(err, io.EOF) {
 			return
 		} else if err != nil {
 			log.Fatal(err)
 		}
 		samples := model.Vector{}
-		for _, value := range asked.Values {
+		for _, value := range request.Values {
 			samples = append(samples, &model.Sample{Value: value})
 		}
-		provider, err := prometheus.NewPrometheusProvider(answer{samples: samples}, *logrus.NewEntry(logrus.New()), asked.Metric)
+		provider, err := prometheus.NewPrometheusProvider(answer{samples: samples}, *logrus.NewEntry(logrus.New()), request.Metric)
 		if err != nil {
 			log.Fatal(err)
 		}
-		if err := output.Encode(provider.Run(nil, asked.Metric)); err != nil {
+		if err := output.Encode(provider.Run(nil, request.Metric)); err != nil {
 			log.Fatal(err)
 		}
 	}

@@ -1,4 +1,4 @@
-"""What Argo Rollouts makes of a number that Prometheus answers with, by Argo Rollouts' own code in phase.go."""
+"""Evaluate a metric of an AnalysisTemplate with Argo Rollouts' own code (phase.go)."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from tools import programs
 
 
 def phases(metric: dict[str, Any], answers: Iterable[list[str]]) -> list[str]:
-    """Return the phase of a measurement for each answer: the values of its samples, as Prometheus writes them."""
+    """Return the phase of the measurement for each answer, a list of sample values as Prometheus writes them."""
     lines = [json.dumps({"metric": metric, "values": values}) for values in answers]
     program = programs.from_file(ROOT / "tests/support/phase.go", "argo-rollouts", print)
     done = subprocess.run([program], input="\n".join(lines), capture_output=True, text=True, check=False)

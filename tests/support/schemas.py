@@ -1,4 +1,4 @@
-"""The schemas by which the cluster's API server judges objects, and what is wrong with an object by them."""
+"""Validate Kubernetes objects against the schemas of the API server and of the custom resources."""
 
 import functools
 import json
@@ -14,20 +14,20 @@ from tools import programs
 
 Schema = dict[str, Any]
 COMPONENTS = "#/components/schemas/"
-# Groups that Kubernetes itself does not have, and the modules and files that define their kinds.
+# The API groups of custom resources, and the modules and files with their definitions.
 CUSTOM = {
     "argoproj.io": (("argo-rollouts", "manifests/crds/*-crd.yaml"), ("argo-cd", "manifests/crds/*-crd.yaml")),
     "traefik.io": (("traefik", "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml"),),
 }
-# Where those kinds hold native ones. Argo's definitions leave volumes and resources open, so that anything goes.
+# Where custom kinds embed native types. Argo's definitions do not validate the volumes and resources in them.
 EMBEDDED = {
     "Rollout": ("spec.template", "io.k8s.api.core.v1.PodTemplateSpec"),
     "AnalysisTemplate": ("spec.metrics.items.provider.job.spec", "io.k8s.api.batch.v1.JobSpec"),
 }
-KNOWS_EMBEDDED = "batch/v1"
-# In the Go source from which Kubernetes makes its schemas: a type, a field of it, and the field's (or its items')
-# only values. The published schemas leave the values out.
-VALUES = re.compile(
+KNOWS_EMBEDDED = "batch/v1"  # the published schemas of this version include both types
+# Matches, in the Go source of Kubernetes' schemas, a type, a field of it, and the enum of the field or its items.
+# The published schemas omit the enums.
+ENUMS = re.compile(
     r"^func schema_(?P<type>\w+)\("
     r'|^\t{5}"(?P<field>\w+)": \{'
     r"|^\t{7}(?P<of_items>\t{3})?Enum: +\[\]interface\{\}\{(?P<values>.*)\},$",
@@ -37,7 +37,7 @@ QUANTITY = r"^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$"
 
 
 def problems(item: dict[str, Any]) -> list[str]:
-    """Return what the API server would refuse in an object, or drop from it without a word: where, and what."""
+    """Return what the API server would reject in an object or silently drop from it: the place and the problem."""
     version, kind = item["apiVersion"], item["kind"]
     validator = _validator(version, kind)
     if not validator:
@@ -57,7 +57,7 @@ def _validator(version: str, kind: str) -> jsonschema_rs.Draft4Validator | None:
     schema = _custom(group, number, kind) if custom else _native(components, group, number, kind)
     if not schema:
         return None
-    # OpenAPI 3.0 is nearest to draft 4.
+    # Draft 4 is the closest to OpenAPI 3.0.
     return jsonschema_rs.Draft4Validator({**schema, "components": {"schemas": components}})
 
 
@@ -75,7 +75,7 @@ def _component(name: str) -> Schema:
 
 @functools.cache
 def _components(version: str) -> Schema:
-    """Return the native schemas of a version, like apps/v1, and of all that they refer to, by name."""
+    """Return the native schemas of an API version, like apps/v1, and all that they refer to, by name."""
     name = f"apis__{version.replace('/', '__')}" if "/" in version else f"api__{version}"
     file = _source("kubernetes") / f"api/openapi-spec/v3/{name}_openapi.json"
     if not file.exists():
@@ -83,28 +83,28 @@ def _components(version: str) -> Schema:
     schemas = json.loads(file.read_text())["components"]["schemas"]
     components = {name: _strict(schema) for name, schema in schemas.items()}
     for name, schema in components.items():
-        values = _values().get(name.replace("io.k8s.", "k8sio.").replace(".", "_"), {})
-        for field, only in values.items():
-            schema["properties"][field].update(only)
+        enums = _enums().get(name.replace("io.k8s.", "k8sio.").replace(".", "_"), {})
+        for field, enum in enums.items():
+            schema["properties"][field].update(enum)
         if name.endswith(".Quantity"):
             schema["pattern"] = QUANTITY
     return components
 
 
 @functools.cache
-def _values() -> dict[str, dict[str, Schema]]:
-    """Return, for types and their fields, the part of a schema that names the only values."""
-    values: dict[str, dict[str, Schema]] = {}
+def _enums() -> dict[str, dict[str, Schema]]:
+    """Return the enum of each field of each type, as a part of a schema."""
+    enums: dict[str, dict[str, Schema]] = {}
     text = (_source("kubernetes") / "pkg/generated/openapi/zz_generated.openapi.go").read_text()
-    for found in VALUES.finditer(text):
+    for found in ENUMS.finditer(text):
         if found["type"]:
-            fields = values.setdefault(found["type"], {})
+            fields = enums.setdefault(found["type"], {})
         elif found["field"]:
             field = found["field"]
         else:
-            only = {"enum": json.loads(f"[{found['values']}]")}
-            fields[field] = {"items": {"type": "string", **only}} if found["of_items"] else only
-    return values
+            enum = {"enum": json.loads(f"[{found['values']}]")}
+            fields[field] = {"items": {"type": "string", **enum}} if found["of_items"] else enum
+    return enums
 
 
 def _custom(group: str, number: str, kind: str) -> Schema | None:
@@ -120,7 +120,7 @@ def _custom(group: str, number: str, kind: str) -> Schema | None:
 
 
 def _definitions(group: str, kind: str) -> Iterator[Schema]:
-    """Yield the definitions of a group's kinds, from those files alone that name the kind: they are long."""
+    """Yield the definitions in those files of a group that mention the kind. Parsing all files would take long."""
     for module, pattern in CUSTOM[group]:
         for file in sorted(_source(module).glob(pattern)):
             text = file.read_text()
@@ -129,15 +129,15 @@ def _definitions(group: str, kind: str) -> Iterator[Schema]:
 
 
 def _embed(schema: Schema, path: str, native: str) -> None:
-    """Demand at that path what the definition says and what the native schema says."""
-    *way, last = path.split(".")
-    for step in way:
+    """Require at that path both the definition's own schema and the native one."""
+    *parents, last = path.split(".")
+    for step in parents:
         schema = schema["items"] if step == "items" else schema["properties"][step]
     schema["properties"][last] = {"allOf": [schema["properties"][last], _component(native)]}
 
 
 def _strict(schema: Schema) -> Schema:
-    """Return a schema by which a field that it does not name is wrong, unless it says that it keeps those."""
+    """Return a copy of the schema that rejects unknown fields, unless the schema preserves them."""
     strict = dict(schema)
     if "properties" in schema:
         strict["properties"] = {name: _strict(inner) for name, inner in schema["properties"].items()}
