@@ -4,11 +4,11 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from delivery.kubernetes import KubernetesObject
 from delivery.release import IMAGE
 from tests.support.overlays import BUILT, RELEASE, render
 from tests.support.phase import phases
@@ -16,7 +16,6 @@ from tests.support.running import ROOT, SETOSA, RunningService, wait_until
 from tests.support.schemas import problems
 from tools.cluster import images, node
 
-Object = dict[str, Any]
 NUMBERS = ("server_error_ratio", "latency_p95_seconds")
 HOSTS = {"dev": "iris-dev.localhost", "prod": "iris.localhost"}
 SERVING = {"app.kubernetes.io/component": "serving"}
@@ -31,17 +30,17 @@ DIFFERENT = {
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Object]]:
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[KubernetesObject]]:
     """The objects of each overlay, with a release in each environment."""
     built = render(tmp_path_factory.mktemp("manifests"))
     return {name: list(yaml.safe_load_all(text)) for name, text in built.items()}
 
 
-def _named(objects: list[Object], kind: str) -> dict[str, Object]:
+def _named(objects: list[KubernetesObject], kind: str) -> dict[str, KubernetesObject]:
     return {item["metadata"]["name"]: item for item in objects if item["kind"] == kind}
 
 
-def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]:
+def _pods(objects: list[KubernetesObject]) -> Iterator[tuple[str, dict[str, str], KubernetesObject]]:
     """Yield the name, the labels and the spec of each pod template, including the gates' Jobs."""
     for item in objects:
         if item["kind"] in {"Rollout", "StatefulSet", "Deployment", "Job"}:
@@ -56,7 +55,7 @@ def _pods(objects: list[Object]) -> Iterator[tuple[str, dict[str, str], Object]]
 
 @pytest.mark.parametrize("where", BUILT)
 def test_the_api_server_accepts_every_object_and_drops_no_field(
-    rendered: dict[str, list[Object]], where: str
+    rendered: dict[str, list[KubernetesObject]], where: str
 ) -> None:
     found = [problem for item in rendered[where] for problem in problems(item)]
     assert not found, "\n".join(found)
@@ -71,7 +70,7 @@ def test_a_kind_without_a_schema_is_reported() -> None:
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_every_reference_resolves_to_exactly_one_object(
-    rendered: dict[str, list[Object]], environment: str
+    rendered: dict[str, list[KubernetesObject]], environment: str
 ) -> None:
     objects = rendered[environment]
     kinds = (
@@ -121,7 +120,7 @@ def test_every_reference_resolves_to_exactly_one_object(
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_both_prediction_apis_are_public_and_log_and_metrics_are_not(
-    rendered: dict[str, list[Object]], environment: str
+    rendered: dict[str, list[KubernetesObject]], environment: str
 ) -> None:
     (route,) = _named(rendered[environment], "IngressRoute")["iris"]["spec"]["routes"]
     assert route["match"].startswith(f"Host(`{HOSTS[environment]}`) && (Path(")
@@ -136,7 +135,7 @@ def test_both_prediction_apis_are_public_and_log_and_metrics_are_not(
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_every_selector_selects_a_pod(rendered: dict[str, list[Object]], environment: str) -> None:
+def test_every_selector_selects_a_pod(rendered: dict[str, list[KubernetesObject]], environment: str) -> None:
     objects = rendered[environment]
     labels = [labels for _, labels, _ in _pods(objects)]
     selectors = [item["spec"]["selector"] for item in objects if item["kind"] == "Service"]
@@ -158,7 +157,9 @@ def test_every_selector_selects_a_pod(rendered: dict[str, list[Object]], environ
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
-def test_every_pod_runs_the_released_image_by_digest(rendered: dict[str, list[Object]], environment: str) -> None:
+def test_every_pod_runs_the_released_image_by_digest(
+    rendered: dict[str, list[KubernetesObject]], environment: str
+) -> None:
     images = {
         name: container["image"]
         for name, labels, pod in _pods(rendered[environment])
@@ -178,7 +179,7 @@ def test_every_pod_runs_the_released_image_by_digest(rendered: dict[str, list[Ob
 
 @pytest.mark.parametrize("where", ["dev", "prod", "monitoring"])
 def test_every_pod_is_restricted_has_limits_and_no_unneeded_token(
-    rendered: dict[str, list[Object]], where: str
+    rendered: dict[str, list[KubernetesObject]], where: str
 ) -> None:
     pods = list(_pods(rendered[where]))
     assert pods
@@ -210,7 +211,7 @@ def test_every_pod_is_restricted_has_limits_and_no_unneeded_token(
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_the_drift_process_serves_no_traffic_and_survives_a_bad_image(
-    rendered: dict[str, list[Object]], environment: str
+    rendered: dict[str, list[KubernetesObject]], environment: str
 ) -> None:
     objects = rendered[environment]
     labels = next(labels for name, labels, _ in _pods(objects) if name == "iris-drift")
@@ -243,7 +244,7 @@ def test_the_drift_process_serves_no_traffic_and_survives_a_bad_image(
 
 
 def test_before_the_first_release_no_object_needs_an_image(
-    rendered: dict[str, list[Object]],
+    rendered: dict[str, list[KubernetesObject]],
 ) -> None:
     kinds = {item["kind"] for item in rendered["prod"]} - {item["kind"] for item in rendered["nothing"]}
     assert kinds == {"Rollout", "HorizontalPodAutoscaler", "Deployment", "Job"}
@@ -251,7 +252,7 @@ def test_before_the_first_release_no_object_needs_an_image(
     assert {name for name, _, _ in _pods(rendered["nothing"])} == {"golden"}
 
 
-def test_dev_and_prod_differ_only_in_allowed_fields(rendered: dict[str, list[Object]]) -> None:
+def test_dev_and_prod_differ_only_in_allowed_fields(rendered: dict[str, list[KubernetesObject]]) -> None:
     dev, prod = (
         {
             (item["kind"], item["metadata"]["name"]): item
@@ -280,7 +281,9 @@ def _different(one: object, other: object, path: str = "") -> Iterator[str]:
         yield path.removeprefix(".")
 
 
-def test_the_blue_green_variant_has_the_same_services_and_gates(rendered: dict[str, list[Object]]) -> None:
+def test_the_blue_green_variant_has_the_same_services_and_gates(
+    rendered: dict[str, list[KubernetesObject]],
+) -> None:
     objects = rendered["blue-green"]
     strategy = _named(objects, "Rollout")["iris"]["spec"]["strategy"]
     assert strategy.keys() == {"blueGreen"}
@@ -299,7 +302,7 @@ def test_the_blue_green_variant_has_the_same_services_and_gates(rendered: dict[s
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_local_overlays_differ_only_in_signer_and_waits(
-    rendered: dict[str, list[Object]], environment: str
+    rendered: dict[str, list[KubernetesObject]], environment: str
 ) -> None:
     local, original = (
         {(item["kind"], item["metadata"]["name"]): item for item in rendered[where]}
@@ -320,7 +323,7 @@ def test_local_overlays_differ_only_in_signer_and_waits(
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_the_image_signature_is_verified_before_a_release_is_applied(
-    rendered: dict[str, list[Object]], environment: str
+    rendered: dict[str, list[KubernetesObject]], environment: str
 ) -> None:
     containers, local = {}, f"local {environment}"
     for where in (environment, local):
@@ -348,7 +351,9 @@ def test_the_image_signature_is_verified_before_a_release_is_applied(
 
 
 @pytest.mark.parametrize("where", ["argocd", "local argocd"])
-def test_argo_cd_projects_allow_exactly_what_is_deployed(rendered: dict[str, list[Object]], where: str) -> None:
+def test_argo_cd_projects_allow_exactly_what_is_deployed(
+    rendered: dict[str, list[KubernetesObject]], where: str
+) -> None:
     applications = _named(rendered[where], "Application")
     projects = _named(rendered[where], "AppProject")
     built = {f"overlays/{name}": name for name in ("dev", "prod")} | {
@@ -390,7 +395,7 @@ def test_git_contains_no_secret_and_no_wildcard_right() -> None:
                 assert "*" not in [*rule["verbs"], *rule.get("resources", []), *rule.get("apiGroups", [])], file
 
 
-def test_a_gate_reaches_a_verdict_only_on_a_number(rendered: dict[str, list[Object]]) -> None:
+def test_a_gate_reaches_a_verdict_only_on_a_number(rendered: dict[str, list[KubernetesObject]]) -> None:
     slo = _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]
     assert len(slo) == 5
     steps = _named(rendered["prod"], "Rollout")["iris"]["spec"]["strategy"]["canary"]["steps"]
@@ -414,7 +419,7 @@ def test_a_gate_reaches_a_verdict_only_on_a_number(rendered: dict[str, list[Obje
         assert metric["consecutiveErrorLimit"] * 10 >= 60  # seconds for which Prometheus may be unavailable
 
 
-def test_argo_rollouts_evaluates_the_gates_as_intended(rendered: dict[str, list[Object]]) -> None:
+def test_argo_rollouts_evaluates_the_gates_as_intended(rendered: dict[str, list[KubernetesObject]]) -> None:
     for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
         limit = re.findall(r"\d+\.\d+", metric["successCondition"])[-1]
         intended = [
@@ -430,7 +435,7 @@ def test_argo_rollouts_evaluates_the_gates_as_intended(rendered: dict[str, list[
         assert list(zip(answers, phases(metric, answers), strict=True)) == intended, metric["name"]
 
 
-def test_gates_query_only_recording_rules(rendered: dict[str, list[Object]]) -> None:
+def test_gates_query_only_recording_rules(rendered: dict[str, list[KubernetesObject]]) -> None:
     rules = yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())
     recorded = {rule.get("record") for group in rules["groups"] for rule in group["rules"]}
     read = set()
@@ -478,7 +483,7 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
 
 
 def test_local_monitoring_uses_the_images_and_volumes_of_the_local_cluster(
-    rendered: dict[str, list[Object]],
+    rendered: dict[str, list[KubernetesObject]],
 ) -> None:
     objects = rendered["local monitoring"]
     built = {image.name for image in images.all_images()}
@@ -513,7 +518,7 @@ def test_local_monitoring_uses_the_images_and_volumes_of_the_local_cluster(
 
 
 def test_grafana_matches_compose_and_is_missing_only_from_the_local_cluster(
-    rendered: dict[str, list[Object]],
+    rendered: dict[str, list[KubernetesObject]],
 ) -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["grafana"]
     (pod,) = (pod for name, _, pod in _pods(rendered["monitoring"]) if name == "grafana")

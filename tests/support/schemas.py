@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema_rs
 import yaml
 
+from delivery.kubernetes import KubernetesObject
 from tools import programs
 
 Schema = dict[str, Any]
@@ -36,7 +37,7 @@ ENUMS = re.compile(
 QUANTITY = r"^[+-]?(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?$"
 
 
-def problems(item: dict[str, Any]) -> list[str]:
+def problems(item: KubernetesObject) -> list[str]:
     """Return what the API server would reject in an object or silently drop from it: the place and the problem."""
     version, kind = item["apiVersion"], item["kind"]
     validator = _validator(version, kind)
