@@ -12,7 +12,7 @@ TITLE, TEXT = "FIRING warning iris-prod", "*JournalGrowing*: Predictions do not 
     [
         (Message(20.0, TITLE, TEXT), True),
         (Message(9.9, TITLE, TEXT), False),
-        (Message(20.0, TITLE, "*JournalGrowing* (over): Predictions do not get to PostgreSQL"), False),
+        (Message(20.0, TITLE, "*JournalGrowing* (resolved): Predictions do not get to PostgreSQL"), False),
         (Message(20.0, "FIRING warning iris-dev", TEXT), False),
         (Message(20.0, TITLE, "*JournalNotWritable*: It is not."), False),
     ],
