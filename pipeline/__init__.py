@@ -1,1 +1,1 @@
-"""Trains the classifier, judges it, registers it, and writes the folder that the service reads."""
+"""Train, evaluate, gate and register the classifier, and export the model folder that the service loads."""

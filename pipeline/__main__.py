@@ -1,4 +1,4 @@
-"""The commands: parse, call, and turn an error into a line and an exit code."""
+"""The command line: train, export and update the model card; an error becomes one line and an exit code."""
 
 import os
 from collections.abc import Iterator
@@ -8,23 +8,23 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import PipelineError, Refused
-from pipeline.names import CHAMPION, SEED, Algorithm
+from pipeline.errors import ModelRejected, PipelineError
+from pipeline.names import PRODUCTION_ALIAS, SEED, Algorithm
 from pipeline.terminal import Terminal
 
 REPOSITORY = Path(__file__).parents[1]
-ERROR, REFUSED = 1, 3
-# How MLflow and onnxruntime behave unless the environment says otherwise. They read some of this when they are
-# imported, and take their time to be: hence the imports inside of the commands.
-LIBRARIES = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # both would report their use to their makers
+ERROR, REJECTED = 1, 3
+# Defaults for MLflow and onnxruntime; the environment overrides them. The libraries read some of these variables
+# when they are imported, which takes seconds, so each command imports them itself.
+LIBRARY_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with its own 7, minutes pass until a server that is away is an error
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow retries 7 times: minutes for an unavailable server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "GIT_PYTHON_REFRESH": "quiet",  # a machine without git is no reason to complain
+    "GIT_PYTHON_REFRESH": "quiet",  # no warning on a machine without git
 }
 SERVE = "python -m service (or: make run)"
 
@@ -35,85 +35,91 @@ Out = Annotated[Path, typer.Option(help="The model folder to write.", resolve_pa
 @app.callback(invoke_without_command=True)
 def train(
     context: typer.Context,
-    algorithm: Annotated[list[Algorithm] | None, typer.Option(help="Only this one; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the candidates.")] = SEED,
+    algorithm: Annotated[
+        list[Algorithm] | None, typer.Option(help="Train only this candidate; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the candidates.")] = SEED,
     out: Out = REPOSITORY / "model",
 ) -> None:
-    """Train the candidates, choose one, judge it, register it, and write the model folder.
+    """Train the candidates, register the best one if it passes the gate, and write the model folder.
 
-    The registry is MLFLOW_TRACKING_URI, or else a SQLite file in .local/ of this repository.
-    Exit codes: 0 done, 1 error, 2 usage, 3 refused by the gate.
+    The registry is MLFLOW_TRACKING_URI, by default a SQLite file in this repository's .local/.
+    Exit codes: 0 success, 1 error, 2 usage error, 3 rejected by the gate.
     """
     if context.invoked_subcommand:
-        _refuse_options(context)
+        _reject_options(context)
         return
     with _session() as terminal:
         from pipeline import training  # noqa: PLC0415
 
-        training.train(list(dict.fromkeys(algorithm or Algorithm)), seed, out, _registry(), terminal)
+        training.train(list(dict.fromkeys(algorithm or Algorithm)), seed, out, _registry_uri(), terminal)
         terminal.say("next", SERVE)
 
 
 @app.command()
 def export(
-    version: Annotated[int | None, typer.Option(min=1, help="The number of a registered version.")] = None,
-    alias: Annotated[str | None, typer.Option(help=f"The alias of one; {CHAMPION} if neither is given.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Number of a registered version.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help=f"Alias of a registered version (default: {PRODUCTION_ALIAS}).")
+    ] = None,
     out: Out = REPOSITORY / "model",
 ) -> None:
-    """Write the model folder from a registered version; nothing is trained."""
+    """Write the model folder from a registered version, without training."""
     if version and alias:
         raise typer.BadParameter("--version and --alias exclude each other")
     with _session() as terminal:
         from pipeline import training  # noqa: PLC0415
 
-        training.export(str(version) if version else None, alias or CHAMPION, out, _registry(), terminal)
+        training.export(
+            str(version) if version else None, alias or PRODUCTION_ALIAS, out, _registry_uri(), terminal
+        )
         terminal.say("next", SERVE)
 
 
 @app.command()
 def card(
-    check: Annotated[  # noqa: FBT002  a flag, as typer spells it
-        bool, typer.Option("--check", help="Change nothing; exit 1 if the figures are stale.")
+    check: Annotated[  # noqa: FBT002  typer declares a flag this way
+        bool, typer.Option("--check", help="Change nothing; exit 1 if the metrics are out of date.")
     ] = False,
 ) -> None:
-    """Write the figures of the model card, docs/MODEL_CARD.md; the rest of it is written by hand."""
+    """Write the metrics in docs/MODEL_CARD.md; the rest of the model card is written by hand."""
     with _session() as terminal:
         from pipeline import card as model_card  # noqa: PLC0415
 
         if check:
             model_card.check()
-            terminal.say("card", "its figures are what the pipeline gives")
+            terminal.say("card", "the metrics are up to date")
             terminal.say("next", "python -m pipeline")
         else:
             model_card.rewrite()
-            terminal.say("card", f"wrote the figures of {model_card.CARD}")
+            terminal.say("card", f"wrote the metrics in {model_card.CARD}")
             terminal.say("next", "git diff docs/MODEL_CARD.md")
 
 
-def _refuse_options(context: typer.Context) -> None:
-    # `--out x export` would otherwise be accepted, and x forgotten.
+def _reject_options(context: typer.Context) -> None:
+    # Otherwise `--out x export` would be accepted, and x ignored.
     for name in context.params:
         source = context.get_parameter_source(name)
         if source and source.name != "DEFAULT":
-            raise typer.BadParameter(f"--{name} belongs to training: put it after {context.invoked_subcommand}")
+            raise typer.BadParameter(f"put --{name} after {context.invoked_subcommand}")
 
 
-def _registry() -> str:
+def _registry_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{REPOSITORY}/.local/mlflow.db"
 
 
 @contextmanager
 def _session() -> Iterator[Terminal]:
-    for name, value in LIBRARIES.items():
+    for name, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
     terminal = Terminal()
     try:
         yield terminal
-    except Refused as refused:
-        for reason in refused.reasons:
-            terminal.fail(f"the gate refused the model: {reason}")
-        terminal.say("next", f"compare the runs: mlflow ui --backend-store-uri {_registry()}")
-        raise typer.Exit(REFUSED) from None
+    except ModelRejected as rejected:
+        for reason in rejected.reasons:
+            terminal.fail(f"the gate rejected the model: {reason}")
+        terminal.say("next", f"compare the runs: mlflow ui --backend-store-uri {_registry_uri()}")
+        raise typer.Exit(REJECTED) from None
     except (PipelineError, OSError) as error:
         terminal.fail(str(error))
         raise typer.Exit(ERROR) from None

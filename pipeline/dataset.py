@@ -1,7 +1,7 @@
-"""The data set: what is classified, by which features, and what is believed of them.
+"""The data set: features with their bounds, classes, and where the rows come from.
 
-The one module that knows it, and the one to write anew for another (docs/BRING-YOUR-OWN-MODEL.md). Everything
-behind the pipeline reads model.json.
+No other module knows the data. To use another data set, replace this file (docs/BRING-YOUR-OWN-MODEL.md).
+Everything downstream of the pipeline reads model.json.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from sklearn.datasets import load_iris
 
 
 class Feature(NamedTuple):
-    """One measurement: the values that are believed, both ends included, and the step in which they come."""
+    """A feature: its plausible range, both ends included, and the resolution of its measurements."""
 
     name: str
     low: float
@@ -20,10 +20,9 @@ class Feature(NamedTuple):
 
 
 NAME = "iris"
-MODEL_NAME = "iris-classifier"  # of the experiment, the registered model and the ONNX graph
-# From nothing to half as much again as the largest flower in the data (7.9, 4.4, 6.9 and 2.5 cm), in whole
-# centimetres: wide enough for any flower of the three species, and a row in millimetres falls outside. They were
-# measured to the millimetre.
+MODEL_NAME = "iris-classifier"  # name of the experiment, the registered model and the ONNX graph
+# Upper bounds are 1.5 times the largest flower in the data (7.9, 4.4, 6.9 and 2.5 cm), in whole centimetres. They
+# admit any flower of the three species and reject a row in millimetres. The data was measured to the millimetre.
 FEATURES = (
     Feature("sepal_length_cm", 0.0, 12.0, 0.1),
     Feature("sepal_width_cm", 0.0, 7.0, 0.1),
@@ -31,11 +30,11 @@ FEATURES = (
     Feature("petal_width_cm", 0.0, 4.0, 0.1),
 )
 CLASSES = ("setosa", "versicolor", "virginica")
-ROWS = (50, 50, 50)  # of each class
-TEST_ROWS = 10  # of each class, held out: they become the recorded answers of the golden gate
+ROWS = (50, 50, 50)  # per class
+TEST_ROWS = 10  # per class, held out; they become the golden vectors
 
 
 def read() -> tuple[ArrayLike, ArrayLike]:
-    """Return features [150, 4] and labels [150], which index CLASSES."""
+    """Return features [150, 4] and labels [150]; labels are indices into CLASSES."""
     features, labels = load_iris(return_X_y=True)
     return features, labels

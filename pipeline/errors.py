@@ -1,14 +1,14 @@
-"""What the modules raise when a person has to act."""
+"""Exceptions that end a command."""
 
 from collections.abc import Sequence
 
 
 class PipelineError(Exception):
-    """Something that a person can put right: the message says what is wrong, and what to do next."""
+    """An error that the user can fix; the message says what is wrong and what to do next."""
 
 
-class Refused(Exception):
-    """The gate has stopped a model."""
+class ModelRejected(Exception):
+    """The gate rejected a model."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__("; ".join(reasons))

@@ -1,12 +1,11 @@
-"""How good a candidate is: on the test rows, and by cross-validation on the training rows."""
+"""Evaluation of a candidate: on the test rows, and by cross-validation on the training rows."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 
 from pipeline import candidates
@@ -15,11 +14,11 @@ from pipeline.dataset import CLASSES, FEATURES
 from pipeline.names import Algorithm
 
 FOLDS = 5
-FOLD_SEED = 0  # a constant, as data.SPLIT_SEED is, and for the same reason
+FOLD_SEED = 0  # a constant for the same reason as data.SPLIT_SEED
 
 
 class Scores(NamedTuple):
-    """Four figures from 0 to 1; precision, recall and F1 are means over the classes (macro)."""
+    """Scores from 0 to 1; precision, recall and F1 are macro averages over the classes."""
 
     accuracy: float
     precision: float
@@ -29,20 +28,20 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate fitted on the training rows, and what was measured."""
+    """A candidate fitted on the training rows, and its scores."""
 
     algorithm: Algorithm
     model: Pipeline
-    test: Scores  # of the rows held out
+    test: Scores  # on the held-out rows
     cv: Scores  # mean over the folds
     cv_std: Scores
-    confusion: Ints  # [classes, classes] of the rows held out: true classes down, predicted ones across
+    confusion: Ints  # [true class, predicted class] counts of the held-out rows
     report: str
-    importance: dict[str, float] | None  # by feature, sum 1; only a forest has it
+    importance: dict[str, float] | None  # by feature, sums to 1; forests only
 
 
 def evaluate(algorithm: Algorithm, data: Data, seed: int) -> Evaluation:
-    """Fit the algorithm on the training rows and measure it."""
+    """Fit the algorithm on the training rows and score it."""
     x, y = data.features[data.train_rows], data.labels[data.train_rows]
     by_fold = cross_validate(candidates.build(algorithm, seed), x, y)
     model = candidates.build(algorithm, seed).fit(x, y)
@@ -60,25 +59,27 @@ def evaluate(algorithm: Algorithm, data: Data, seed: int) -> Evaluation:
 
 
 def cross_validate(model: Pipeline, x: Floats, y: Ints) -> list[Scores]:
-    """Score clones of the model, each on the fold of rows x [n, features] that it was not fitted on."""
-    return [score(y[held], clone(model).fit(x[rest], y[rest]).predict(x[held])) for rest, held in folds(x, y)]
+    """Return the scores of each fold of rows x [n, features], predicted by a clone fitted on the other folds."""
+    splits = folds(x, y)
+    predicted = cross_val_predict(model, x, y, cv=splits)
+    return [score(y[fold], predicted[fold]) for _, fold in splits]
 
 
 def folds(x: Floats, y: Ints) -> list[tuple[Ints, Ints]]:
-    """Divide rows x [n, features] into five stratified folds, as (rows of the others, rows of the fold)."""
+    """Split rows x [n, features] into stratified folds; return the training and the test indices of each."""
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=FOLD_SEED)
     return list(splitter.split(x, y, groups(x)))  # equal rows share a fold
 
 
 def score(actual: Ints, predicted: Ints) -> Scores:
-    """Compare labels [n] with labels [n]; a class that was never predicted has precision 0."""
+    """Score the predicted labels [n] against the actual ones; a class that is never predicted has precision 0."""
     means = precision_recall_fscore_support(actual, predicted, average="macro", zero_division=0.0)[:3]
     return Scores(float(np.mean(actual == predicted)), *map(float, means))
 
 
 def importance(model: Pipeline) -> dict[str, float] | None:
-    """Return each feature's share in a forest's decrease of impurity, or None for another model."""
-    shares = getattr(model[-1], "feature_importances_", None)
-    if shares is None:
+    """Return a forest's mean decrease in impurity by feature (sums to 1), or None for any other model."""
+    importances = getattr(model[-1], "feature_importances_", None)
+    if importances is None:
         return None
-    return {feature.name: float(share) for feature, share in zip(FEATURES, shares, strict=True)}
+    return {feature.name: float(value) for feature, value in zip(FEATURES, importances, strict=True)}

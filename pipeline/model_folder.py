@@ -1,4 +1,4 @@
-"""The model folder: the contract with the service, written so that nobody ever sees half of it."""
+"""The model folder: the contract with the service, replaced as a whole so that no reader sees a partial folder."""
 
 import hashlib
 import json
@@ -9,32 +9,32 @@ from platform import python_version
 from typing import NotRequired, TypedDict
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.model_selection import cross_val_predict
 
 from pipeline.data import Data
 from pipeline.dataset import CLASSES, FEATURES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import Evaluation, folds
-from pipeline.onnx_export import TOLERANCE, answer, as_float32
+from pipeline.onnx_export import TOLERANCE, as_float32, predict
 
-MODEL, DOCUMENT = "model.onnx", "model.json"
+MODEL, METADATA = "model.onnx", "model.json"
 LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "mlflow")
 
 
 class FolderError(PipelineError):
-    """The folder must not be written."""
+    """The model folder must not be written."""
 
 
 class Bounds(TypedDict):
-    """A feature, and the values that the service accepts, both ends included."""
+    """A feature and the range of values that the service accepts, both ends included."""
 
     name: str
     min: float
     max: float
 
 
-class Golden(TypedDict):
-    """A test row, the label that scikit-learn gave it, and that label's probability."""
+class GoldenVector(TypedDict):
+    """A test row, the label that scikit-learn predicts for it, and that label's probability."""
 
     features: list[float]
     prediction: int
@@ -42,15 +42,15 @@ class Golden(TypedDict):
 
 
 class Reference(TypedDict):
-    """What traffic is compared with: training rows, and answers to them by models that had not seen them."""
+    """The drift reference: the training rows, and out-of-fold predictions for them."""
 
-    features: list[list[float]]  # [features, training rows] values, ascending
-    predictions: list[int]  # [classes] answers
-    probabilities: list[float]  # of the answers, ascending
+    features: list[list[float]]  # [features, training rows], ascending for each feature
+    predictions: list[int]  # how often each class was predicted
+    probabilities: list[float]  # of the predicted classes, ascending
 
 
-class Facts(TypedDict):
-    """What is known of a model before the registry numbers it."""
+class ModelMetadata(TypedDict):
+    """The metadata of a model that is not registered yet."""
 
     algorithm: str
     sha256: str  # of model.onnx, in hex
@@ -58,22 +58,22 @@ class Facts(TypedDict):
     classes: list[str]
     metrics: dict[str, float]  # on the test rows
     libraries: dict[str, str]
-    golden: list[Golden]
-    reference: NotRequired[Reference]  # older versions have none
+    golden: list[GoldenVector]
+    reference: NotRequired[Reference]  # older versions lack it
 
 
-class Document(Facts):
-    """model.json: the facts, the model's place in the registry, and how near its answers have to come."""
+class RegisteredModelMetadata(ModelMetadata):
+    """The content of model.json: the model's metadata, its place in the registry, and the golden tolerance."""
 
     name: str
     version: str
     run_id: str
-    golden_tolerance: float  # on a golden probability
+    golden_tolerance: float  # of a golden probability
 
 
-def facts(evaluation: Evaluation, data: Data, onnx: bytes) -> Facts:
-    """Describe a candidate and its ONNX form."""
-    return Facts(
+def describe(evaluation: Evaluation, data: Data, onnx: bytes) -> ModelMetadata:
+    """Return the metadata of a candidate and its ONNX model."""
+    return ModelMetadata(
         algorithm=evaluation.algorithm.value,
         sha256=digest(onnx),
         features=[Bounds(name=feature.name, min=feature.low, max=feature.high) for feature in FEATURES],
@@ -85,27 +85,25 @@ def facts(evaluation: Evaluation, data: Data, onnx: bytes) -> Facts:
     )
 
 
-def golden(evaluation: Evaluation, data: Data) -> list[Golden]:
-    """Return what the scikit-learn model answers for the test rows."""
+def golden(evaluation: Evaluation, data: Data) -> list[GoldenVector]:
+    """Return the scikit-learn model's answers for the test rows."""
     rows = data.features[data.test_rows]
     labels = evaluation.model.predict(as_float32(rows))
     probabilities = evaluation.model.predict_proba(as_float32(rows))
     return [
-        Golden(features=row.tolist(), prediction=int(label), probability=float(probability[label]))
+        GoldenVector(features=row.tolist(), prediction=int(label), probability=float(probability[label]))
         for row, label, probability in zip(rows, labels, probabilities, strict=True)
     ]
 
 
 def reference(evaluation: Evaluation, data: Data) -> Reference:
-    """Return the training rows by feature, and what clones of the model answer to the fold that they did not see.
+    """Return the training rows by feature, and the model's out-of-fold predictions for them.
 
-    On the rows that it was fitted on the model is surer of itself than it will ever be again, and the test rows
-    alone would let a large shift pass for chance.
+    The fitted model is more confident on its own training rows than on any traffic, so its answers for them cannot
+    serve as a reference. The test rows alone are too few: chance would explain a large shift.
     """
     x, y = data.features[data.train_rows], data.labels[data.train_rows]
-    probabilities = np.empty((len(x), len(CLASSES)))
-    for rest, held in folds(x, y):
-        probabilities[held] = clone(evaluation.model).fit(x[rest], y[rest]).predict_proba(as_float32(x[held]))
+    probabilities = cross_val_predict(evaluation.model, x, y, cv=folds(x, y), method="predict_proba")
     return Reference(
         features=np.sort(x, axis=0).T.tolist(),
         predictions=np.bincount(probabilities.argmax(axis=1), minlength=len(CLASSES)).tolist(),
@@ -118,40 +116,40 @@ def digest(onnx: bytes) -> str:
     return hashlib.sha256(onnx).hexdigest()
 
 
-def verify(onnx: bytes, sha256: str, facts: Facts) -> None:
-    """Raise FolderError unless the bytes have that digest and give every golden answer."""
+def verify(onnx: bytes, sha256: str, metadata: ModelMetadata) -> None:
+    """Check that the model has that digest and reproduces its golden vectors. Raises FolderError."""
     if digest(onnx) != sha256:
         raise FolderError(
-            f"{MODEL} was changed after it was registered: its digest is {digest(onnx)}, recorded is {sha256}. "
-            "Do not serve it; export another version, or train anew with: python -m pipeline"
+            f"{MODEL} was changed after it was registered: its SHA-256 is {digest(onnx)}, not {sha256}. "
+            "Do not serve it; export another version, or train a new one: python -m pipeline"
         )
-    labels, probabilities = answer(onnx, np.array([vector["features"] for vector in facts["golden"]]))
-    for vector, label, probability in zip(facts["golden"], labels, probabilities, strict=True):
-        wanted = vector["prediction"]
-        if label != wanted or not abs(probability[wanted] - vector["probability"]) <= TOLERANCE:
+    labels, probabilities = predict(onnx, np.array([vector["features"] for vector in metadata["golden"]]))
+    for vector, label, probability in zip(metadata["golden"], labels, probabilities, strict=True):
+        expected = vector["prediction"]
+        if label != expected or not abs(probability[expected] - vector["probability"]) <= TOLERANCE:
             raise FolderError(
-                f"{MODEL} does not give the golden answer for {vector['features']}: wanted {wanted} with "
-                f"{vector['probability']:.6f}, got {label} with {probability[label]:.6f}. "
-                "Do not serve it; train anew with: python -m pipeline"
+                f"{MODEL} does not reproduce the golden vector {vector['features']}: expected class {expected} "
+                f"with probability {vector['probability']:.6f}, got class {label} with {probability[label]:.6f}. "
+                "Do not serve it; train a new version: python -m pipeline"
             )
 
 
-def write(out: Path, onnx: bytes, document: Document) -> None:
-    """Put the model into the folder out; a reader meets the old folder, for an instant none, or the new one."""
-    refuse_other(out)
+def write(out: Path, onnx: bytes, metadata: RegisteredModelMetadata) -> None:
+    """Write the model folder `out`; a reader sees the old folder, for an instant none, and then the new one."""
+    require_model_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Aside, but beside: a rename brings a folder in whole only within one file system.
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
-        new = Path(aside) / "new"
+    # Staged in the parent folder, because a rename is atomic only within one file system.
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as staging:
+        new = Path(staging) / "new"
         new.mkdir()
         (new / MODEL).write_bytes(onnx)
-        (new / DOCUMENT).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (new / METADATA).write_text(json.dumps(metadata, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         if out.exists():
-            out.rename(Path(aside) / "old")
+            out.rename(Path(staging) / "old")
         new.rename(out)
 
 
-def refuse_other(out: Path) -> None:
-    """Raise FolderError if out is there and is anything but a model folder: writing would delete it."""
-    if out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - {MODEL, DOCUMENT}):
-        raise FolderError(f"{out} is not a model folder, and would be replaced. Give another one with --out")
+def require_model_folder(out: Path) -> None:
+    """Check that `out` does not exist or is a model folder, because writing deletes it. Raises FolderError."""
+    if out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - {MODEL, METADATA}):
+        raise FolderError(f"{out} is not a model folder, and writing would delete it. Choose another with --out")

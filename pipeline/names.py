@@ -1,13 +1,14 @@
-"""What the modules and the commands agree on; light, so that `--help` does not wait for scikit-learn."""
+"""Names that the modules and the command line share; a light import, because `--help` must be fast."""
 
 from enum import StrEnum
 
-CHAMPION = "production"  # the alias of the version that a challenger has to match
-SEED = 42  # of the candidates, unless --seed says otherwise; any number does
+# The registry alias of the version that a new model must not fall behind. It does not say what runs: git does.
+PRODUCTION_ALIAS = "production"
+SEED = 42  # default seed of the candidates; the number itself does not matter
 
 
 class Algorithm(StrEnum):
-    """The candidates, the simplest first: the order decides when two are equally good."""
+    """The candidates, simplest first; the order breaks ties."""
 
     LOGISTIC_REGRESSION = "logistic_regression"
     SVM = "svm"

@@ -1,4 +1,4 @@
-"""The model as ONNX, and the proof that it answers as scikit-learn does."""
+"""Export to ONNX, and the parity check against scikit-learn."""
 
 import warnings
 from typing import NamedTuple
@@ -12,17 +12,17 @@ from sklearn.pipeline import Pipeline
 from pipeline.data import HIGH, LOW, STEP, Floats, Ints
 from pipeline.dataset import FEATURES, MODEL_NAME
 
-OPSET = 17  # of ONNX 1.12, 2022: old enough for every runtime in use, and more than these models need
+OPSET = 17  # ONNX 1.12 (2022): supported by every runtime in use, and sufficient for these models
 RANDOM_ROWS = 1000
-TOLERANCE = 1e-5  # on a probability: float32 holds seven digits, and some are lost on the way
+TOLERANCE = 1e-5  # of a probability: float32 holds about seven digits, and the computation loses some of them
 
 
 class Parity(NamedTuple):
-    """How far the ONNX model's answers are from scikit-learn's."""
+    """Differences between the answers of the ONNX model and those of scikit-learn."""
 
     rows: int
     wrong_labels: int
-    difference: float  # the largest, of any probability
+    difference: float  # largest absolute difference between two probabilities
 
 
 def convert(model: Pipeline) -> bytes:
@@ -31,11 +31,11 @@ def convert(model: Pipeline) -> bytes:
     Input `features`, float32 [N, features]; outputs `label`, int64 [N], and `probabilities`, float32 [N, classes].
     """
     with warnings.catch_warnings():
-        # skl2onnx 1.20 reads an attribute of SVC that scikit-learn 1.9 deprecates; it is empty here.
+        # skl2onnx 1.20 reads attributes of SVC that scikit-learn 1.9 deprecates; they are empty here.
         warnings.filterwarnings("ignore", "Attribute `prob[AB]_`", FutureWarning)
         proto = convert_sklearn(
             model,
-            name=MODEL_NAME,  # left out, it is random, and no two exports have the same bytes
+            name=MODEL_NAME,  # the default is random, and no two exports would have the same bytes
             initial_types=[("features", FloatTensorType([None, len(FEATURES)]))],
             options={"zipmap": False},
             target_opset=OPSET,
@@ -43,11 +43,11 @@ def convert(model: Pipeline) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-def answer(onnx: bytes, features: Floats) -> tuple[Ints, Floats]:
-    """Ask the ONNX model about rows [N, features]; return labels [N] and probabilities [N, classes]."""
+def predict(onnx: bytes, features: Floats) -> tuple[Ints, Floats]:
+    """Return the ONNX model's labels [N] and probabilities [N, classes] for rows [N, features]."""
     options = onnxruntime.SessionOptions()
-    # One thread, as in the service: the hundred trees then vote in order. With more, partial sums round
-    # differently, and between two classes of 48 votes each the label is a matter of luck.
+    # One thread, as in the service, so that the forest sums its votes in a fixed order. With more threads, partial
+    # sums round differently, and a tie of 48 votes against 48 may go either way.
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     labels, probabilities = session.run(["label", "probabilities"], {"features": features.astype(np.float32)})
@@ -55,26 +55,26 @@ def answer(onnx: bytes, features: Floats) -> tuple[Ints, Floats]:
 
 
 def as_float32(features: Floats) -> Floats:
-    """Round to numbers that float32 holds, so that both models are asked about the same row."""
+    """Round to values that float32 can represent, so that both models get exactly the same row."""
     return features.astype(np.float32).astype(np.float64)
 
 
 def random_rows(seed: int) -> Floats:
-    """Draw rows [1000, features] within bounds, on a grid of half the step in which each feature comes.
+    """Draw rows [1000, features] within bounds, on a grid of half of each feature's step.
 
-    That is where a tree's thresholds lie, halfway between two rows of the data. These rows hit them exactly: a
-    threshold rounded the wrong way sends them down the wrong branch.
+    A tree's thresholds lie on this grid, halfway between two measured values. The rows hit thresholds exactly, so
+    the parity check notices a threshold that is rounded the wrong way.
     """
-    halves = 2 / STEP  # in one unit of each feature
+    points_per_unit = 2 / STEP
     drawn = np.random.RandomState(seed).uniform(LOW, HIGH, (RANDOM_ROWS, len(FEATURES)))
-    on_grid: Floats = np.round(drawn * halves) / halves
+    on_grid: Floats = np.round(drawn * points_per_unit) / points_per_unit
     return on_grid
 
 
 def compare(model: Pipeline, onnx: bytes, features: Floats) -> Parity:
-    """Ask both models about rows [N, features] and measure how they differ."""
+    """Compare the answers of both models for rows [N, features]."""
     rows = as_float32(features)
-    labels, probabilities = answer(onnx, rows)
+    labels, probabilities = predict(onnx, rows)
     return Parity(
         rows=len(rows),
         wrong_labels=int(np.sum(labels != model.predict(rows))),

@@ -1,4 +1,4 @@
-"""MLflow: where every training is recorded, and the model's versions are kept with their facts."""
+"""The MLflow registry: it records every training run and stores the model's versions with their metadata."""
 
 import tempfile
 import warnings
@@ -11,21 +11,21 @@ from typing import NamedTuple, cast
 
 import mlflow
 import numpy as np
-import onnx as onnx_format
+import onnx as onnx_library
 from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from pipeline import figures, gate
+from pipeline import gate, plots
 from pipeline.data import SPLIT_SEED, Data
 from pipeline.dataset import CLASSES, FEATURES, MODEL_NAME, NAME
 from pipeline.errors import PipelineError
 from pipeline.evaluation import FOLD_SEED, Evaluation
-from pipeline.gate import Figures
-from pipeline.model_folder import DOCUMENT, MODEL, Facts
-from pipeline.names import CHAMPION, Algorithm
+from pipeline.gate import GateMetrics
+from pipeline.model_folder import METADATA, MODEL, ModelMetadata
+from pipeline.names import PRODUCTION_ALIAS, Algorithm
 
 SQLITE = "sqlite:///"
 SIGNATURE = ModelSignature(
@@ -40,22 +40,22 @@ SIGNATURE = ModelSignature(
 
 
 class RegistryError(PipelineError):
-    """MLflow cannot be used, or does not hold what was asked for."""
+    """MLflow is unavailable, or does not have the requested version."""
 
 
-class Stored(NamedTuple):
-    """A registered version as the registry holds it; sha256 is the tag, not computed from the bytes."""
+class RegisteredVersion(NamedTuple):
+    """A version from the registry, not verified: `sha256` is its tag, not computed from the bytes."""
 
     version: str
     run_id: str
     sha256: str
     onnx: bytes
-    facts: Facts
+    metadata: ModelMetadata
 
 
 @contextmanager
 def connected(uri: str) -> Iterator[None]:
-    """Use the tracking server or the SQLite file at uri; inside, what MLflow refuses is a RegistryError."""
+    """Use the tracking server or SQLite file at `uri`; raise MLflow's errors in the block as RegistryError."""
     try:
         mlflow.set_tracking_uri(uri)
         if mlflow.get_experiment_by_name(MODEL_NAME) is None:
@@ -64,19 +64,19 @@ def connected(uri: str) -> Iterator[None]:
     except MlflowException as error:
         raise RegistryError(
             f"cannot use the registry at {uri}: {_brief(error)}. "
-            "Start it, or unset MLFLOW_TRACKING_URI to use the one in this repository's .local/"
+            "Start it, or unset MLFLOW_TRACKING_URI to use the SQLite file in this repository's .local/"
         ) from error
     try:
         yield
     except MlflowException as error:
         raise RegistryError(
-            f"the registry at {uri} refused: {_brief(error)}. Put that right, then try again"
+            f"the registry at {uri} failed: {_brief(error)}. Fix the cause and try again"
         ) from error
 
 
 def _artifacts(uri: str) -> str | None:
-    # A server knows its own place for artifacts. Without one they go beside the SQLite file: MLflow's default is
-    # the folder that the command happens to be typed in.
+    # A server has its own artifact location. Without a server, artifacts are stored beside the SQLite file, not in
+    # the current directory, which is MLflow's default.
     if not uri.startswith(SQLITE):
         return None
     folder = Path(uri.removeprefix(SQLITE)).resolve().parent
@@ -89,7 +89,7 @@ def _brief(error: Exception) -> str:
 
 @contextmanager
 def training_run(data: Data, seed: int) -> Iterator[None]:
-    """Record a training: one run, in which each candidate's run is nested."""
+    """Record a training run, in which the candidates' runs are nested."""
     with mlflow.start_run(run_name="training"):
         _log_data(data)
         mlflow.log_params({"seed": seed, "split_seed": SPLIT_SEED, "fold_seed": FOLD_SEED})
@@ -98,55 +98,55 @@ def training_run(data: Data, seed: int) -> Iterator[None]:
 
 @contextmanager
 def candidate_run(algorithm: Algorithm, data: Data) -> Iterator[str]:
-    """Record a candidate's training; yield the run's id."""
+    """Record the training of a candidate; yield the run's ID."""
     with mlflow.start_run(run_name=algorithm.value, nested=True) as run:
         _log_data(data)
         yield run.info.run_id
 
 
 def _log_data(data: Data) -> None:
-    # MLflow keeps 36 characters of a digest; the tag has all of it.
+    # MLflow limits the digest of a dataset to 36 characters; the tag has all of it.
     dataset = from_numpy(data.features, targets=data.labels, name=NAME, digest=data.digest[:36])
     mlflow.log_input(dataset, context="training")
     mlflow.set_tag("data_sha256", data.digest)
 
 
 def log_evaluation(evaluation: Evaluation) -> None:
-    """Record a candidate's parameters, figures and pictures in the run that is open."""
+    """Log a candidate's parameters, scores and plots to the active run."""
     mlflow.log_params({"algorithm": evaluation.algorithm.value} | evaluation.model[-1].get_params())
     for prefix, scores in (("cv", evaluation.cv), ("cv_std", evaluation.cv_std), ("test", evaluation.test)):
         mlflow.log_metrics({f"{prefix}_{name}": value for name, value in scores._asdict().items()})
     mlflow.log_text(evaluation.report, "classification_report.txt")
-    mlflow.log_figure(figures.confusion(evaluation), "confusion_matrix.png")
+    mlflow.log_figure(plots.confusion_matrix(evaluation), "confusion_matrix.png")
     if evaluation.importance:
         mlflow.log_dict(evaluation.importance, "feature_importance.json")
-        mlflow.log_figure(figures.importance(evaluation.importance), "feature_importance.png")
+        mlflow.log_figure(plots.feature_importance(evaluation.importance), "feature_importance.png")
 
 
 def log_verdict(winner: Evaluation, reasons: Sequence[str]) -> None:
-    """Record in the run that is open who won, with which figures, and what the gate said."""
-    mlflow.log_metrics(gate.figures(winner)._asdict())
+    """Log the winner, its gate metrics and the gate's verdict to the active run."""
+    mlflow.log_metrics(gate.metrics(winner)._asdict())
     mlflow.set_tags({"winner": winner.algorithm.value, "gate": "; ".join(reasons) or "passed"})
 
 
-def champion() -> Figures | None:
-    """Return the figures of the version that carries the champion's alias, or None while there is none."""
-    number = _aliases().get(CHAMPION)
+def production_metrics() -> GateMetrics | None:
+    """Return the gate metrics of the production version, or None without one. Raises RegistryError."""
+    number = _aliases().get(PRODUCTION_ALIAS)
     if number is None:
         return None
     version = _version(number)
-    return Figures(*(float(_tag(version, name)) for name in Figures._fields))
+    return GateMetrics(*(float(_tag(version, name)) for name in GateMetrics._fields))
 
 
-def register(run_id: str, onnx: bytes, facts: Facts, tags: dict[str, str]) -> str:
-    """Log the model to its candidate's run, make it a version with those tags, and return the number."""
-    example = np.array([vector["features"] for vector in facts["golden"][:3]], dtype=np.float32)
+def register(run_id: str, onnx: bytes, metadata: ModelMetadata, tags: dict[str, str]) -> str:
+    """Log the model to its candidate's run, register it as a version with those tags, and return its number."""
+    example = np.array([vector["features"] for vector in metadata["golden"][:3]], dtype=np.float32)
     with mlflow.start_run(run_id=run_id, nested=True) as run, warnings.catch_warnings():
-        # As it loads, MLflow warns about its own type hints.
+        # MLflow warns about its own type hints when it loads.
         warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType", UserWarning)
-        mlflow.log_dict(dict(facts), DOCUMENT)
+        mlflow.log_dict(dict(metadata), METADATA)
         model = mlflow.onnx.log_model(
-            onnx_format.load_model_from_string(onnx),
+            onnx_library.load_model_from_string(onnx),
             name="model",
             signature=SIGNATURE,
             input_example={"features": example},
@@ -155,41 +155,42 @@ def register(run_id: str, onnx: bytes, facts: Facts, tags: dict[str, str]) -> st
             onnx_session_options={"intra_op_num_threads": 1},
             save_as_external_data=False,
         )
-    commit = run.data.tags.get("mlflow.source.git.commit", "unknown")  # as it is outside of git
+    commit = run.data.tags.get("mlflow.source.git.commit", "unknown")  # outside of a git repository
     tags = tags | {"run_id": run_id, "git_commit": commit}
-    with redirect_stderr(StringIO()):  # there it announces success; failure is an exception
+    with redirect_stderr(StringIO()):  # MLflow reports success there; a failure is an exception
         return str(mlflow.register_model(model.model_uri, MODEL_NAME, tags=tags).version)
 
 
-def promote(number: str) -> None:
-    """Give the champion's alias to a version."""
-    mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, CHAMPION, number)
+def set_production(number: str) -> None:
+    """Point the production alias to a version."""
+    mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, PRODUCTION_ALIAS, number)
 
 
-def find(alias: str) -> str:
-    """Return the number of the version that carries the alias."""
+def version_of(alias: str) -> str:
+    """Return the number of the version that has the alias. Raises RegistryError."""
     aliases = _aliases()
     if alias not in aliases:
         raise RegistryError(
-            f"no version of {MODEL_NAME} has the alias {alias!r}, there is {', '.join(aliases) or 'none yet'}. "
-            "Name a version with --version, or train one with: python -m pipeline"
+            f"no version of {MODEL_NAME} has the alias {alias!r} (aliases: {', '.join(aliases) or 'none yet'}). "
+            "Choose a version with --version, or train one: python -m pipeline"
         )
     return aliases[alias]
 
 
-def fetch(number: str) -> Stored:
-    """Return a version with its bytes and facts; nothing is trained, and nothing is unpickled."""
+def fetch(number: str) -> RegisteredVersion:
+    """Return a version with its bytes and metadata, without unpickling anything. Raises RegistryError."""
     version = _version(number)
     with tempfile.TemporaryDirectory() as folder:
         model = mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{number}", dst_path=folder)
         onnx = (Path(model) / MODEL).read_bytes()
     run_id = _tag(version, "run_id")
-    facts = mlflow.artifacts.load_dict(f"runs:/{run_id}/{DOCUMENT}")
-    return Stored(number, run_id, _tag(version, "sha256"), onnx, cast("Facts", facts))
+    metadata = mlflow.artifacts.load_dict(f"runs:/{run_id}/{METADATA}")
+    return RegisteredVersion(number, run_id, _tag(version, "sha256"), onnx, cast("ModelMetadata", metadata))
 
 
 def _aliases() -> dict[str, str]:
-    # A search, because it answers with an empty list where a question by name is an error like any other.
+    # A search returns an empty list for a model that does not exist; a lookup by name raises the same exception as
+    # for any other error.
     models = mlflow.MlflowClient().search_registered_models(filter_string=f"name = '{MODEL_NAME}'")
     return {alias: str(number) for model in models for alias, number in model.aliases.items()}
 
@@ -198,10 +199,10 @@ def _version(number: str) -> ModelVersion:
     found = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")
     versions = {str(version.version): version for version in found}
     if number not in versions:
-        there = ", ".join(sorted(versions, key=int)) or "none yet"
+        existing = ", ".join(sorted(versions, key=int)) or "none yet"
         raise RegistryError(
-            f"{MODEL_NAME} has no version {number}, there is {there}. "
-            "Name one of them with --version, or train one with: python -m pipeline"
+            f"{MODEL_NAME} has no version {number} (versions: {existing}). "
+            "Choose one of them with --version, or train one: python -m pipeline"
         )
     return versions[number]
 
@@ -209,7 +210,7 @@ def _version(number: str) -> ModelVersion:
 def _tag(version: ModelVersion, name: str) -> str:
     if name not in version.tags:
         raise RegistryError(
-            f"version {version.version} of {MODEL_NAME} has no tag {name!r}, so it is not of this pipeline. "
-            f"Give the alias {CHAMPION!r} to one that is"
+            f"version {version.version} of {MODEL_NAME} has no tag {name!r}: another pipeline registered it. "
+            f"Move the alias {PRODUCTION_ALIAS!r} to a version of this pipeline"
         )
     return str(version.tags[name])

@@ -1,4 +1,4 @@
-"""The wiring: from the data to a registered version, and from a registered version to the model folder."""
+"""The two workflows: from the data to a registered version, and from a registered version to the model folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,18 +8,21 @@ import numpy as np
 from pipeline import data, evaluation, gate, model_folder, onnx_export, registry
 from pipeline.data import Data
 from pipeline.dataset import MODEL_NAME
-from pipeline.errors import Refused
+from pipeline.errors import ModelRejected
 from pipeline.evaluation import Evaluation
-from pipeline.model_folder import Document
-from pipeline.names import CHAMPION, Algorithm
+from pipeline.model_folder import RegisteredModelMetadata
+from pipeline.names import PRODUCTION_ALIAS, Algorithm
 from pipeline.terminal import Terminal
 
 
 def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, terminal: Terminal) -> None:
-    """Train, choose, judge, register, export; raise Refused, with nothing registered, if the gate says no."""
-    model_folder.refuse_other(out)
+    """Train the candidates, register the winner, and export it. Raises PipelineError.
+
+    Raises ModelRejected if the gate rejects the winner; then nothing is registered or exported.
+    """
+    model_folder.require_model_folder(out)
     loaded = data.load()
-    terminal.say("data", f"{len(loaded.train_rows)} rows to learn from, {len(loaded.test_rows)} held out")
+    terminal.say("data", f"{len(loaded.train_rows)} training rows, {len(loaded.test_rows)} held out")
     with registry.connected(uri):
         with registry.training_run(loaded, seed):
             runs = {algorithm: _evaluate(algorithm, loaded, seed, terminal) for algorithm in algorithms}
@@ -30,20 +33,20 @@ def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, termi
             reasons = _judge(winner, onnx, loaded, seed, terminal)
             registry.log_verdict(winner, reasons)
         if reasons:
-            raise Refused(reasons)
+            raise ModelRejected(reasons)
         run_id, _ = runs[winner.algorithm]
-        facts = model_folder.facts(winner, loaded, onnx)
-        number = registry.register(run_id, onnx, facts, _tags(winner, loaded, seed, facts["sha256"]))
+        metadata = model_folder.describe(winner, loaded, onnx)
+        number = registry.register(run_id, onnx, metadata, _tags(winner, loaded, seed, metadata["sha256"]))
         terminal.say("registered", f"{MODEL_NAME} version {number}, {winner.algorithm}")
         _export(number, out, terminal)
-        registry.promote(number)
-        terminal.say("alias", f"{CHAMPION} is version {number}")
+        registry.set_production(number)
+        terminal.say("alias", f"{PRODUCTION_ALIAS} points to version {number}")
 
 
 def export(version: str | None, alias: str, out: Path, uri: str, terminal: Terminal) -> None:
-    """Rebuild the model folder from a version, or from the one that carries the alias."""
+    """Write the model folder from a version, or else from the one that has the alias. Raises PipelineError."""
     with registry.connected(uri):
-        _export(version or registry.find(alias), out, terminal)
+        _export(version or registry.version_of(alias), out, terminal)
 
 
 def _evaluate(algorithm: Algorithm, loaded: Data, seed: int, terminal: Terminal) -> tuple[str, Evaluation]:
@@ -57,17 +60,18 @@ def _evaluate(algorithm: Algorithm, loaded: Data, seed: int, terminal: Terminal)
 def _judge(winner: Evaluation, onnx: bytes, loaded: Data, seed: int, terminal: Terminal) -> list[str]:
     rows = np.vstack([loaded.features, onnx_export.random_rows(seed)])
     parity = onnx_export.compare(winner.model, onnx, rows)
-    champion = registry.champion()
     terminal.say(
-        "parity", f"{parity.wrong_labels} of {parity.rows} labels differ, probabilities by {parity.difference:.1e}"
+        "parity",
+        f"ONNX differs from scikit-learn in {parity.wrong_labels} of {parity.rows} labels, "
+        f"and by up to {parity.difference:.1e} in a probability",
     )
-    return gate.check(gate.figures(winner), champion, parity)
+    return gate.check(gate.metrics(winner), registry.production_metrics(), parity)
 
 
 def _tags(winner: Evaluation, loaded: Data, seed: int, sha256: str) -> dict[str, str]:
-    """Return what the registry keeps with the version; a challenger is compared with its figures."""
-    figures = {name: repr(value) for name, value in gate.figures(winner)._asdict().items()}
-    return figures | {
+    """Return the tags of the registered version; the gate compares later candidates with its metrics."""
+    metrics = {name: repr(value) for name, value in gate.metrics(winner)._asdict().items()}
+    return metrics | {
         "algorithm": winner.algorithm.value,
         "sha256": sha256,
         "test_f1": repr(winner.test.f1),
@@ -77,14 +81,14 @@ def _tags(winner: Evaluation, loaded: Data, seed: int, sha256: str) -> dict[str,
 
 
 def _export(number: str, out: Path, terminal: Terminal) -> None:
-    stored = registry.fetch(number)
-    model_folder.verify(stored.onnx, stored.sha256, stored.facts)
-    document = Document(
-        **stored.facts,
+    registered = registry.fetch(number)
+    model_folder.verify(registered.onnx, registered.sha256, registered.metadata)
+    metadata = RegisteredModelMetadata(
+        **registered.metadata,
         name=MODEL_NAME,
-        version=stored.version,
-        run_id=stored.run_id,
+        version=registered.version,
+        run_id=registered.run_id,
         golden_tolerance=onnx_export.TOLERANCE,
     )
-    model_folder.write(out, stored.onnx, document)
+    model_folder.write(out, registered.onnx, metadata)
     terminal.say("exported", f"version {number} to {out}")

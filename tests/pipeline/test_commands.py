@@ -1,4 +1,4 @@
-"""The command line: exit codes, and what a person reads."""
+"""The command line: exit codes and output."""
 
 import subprocess
 import sys
@@ -12,23 +12,23 @@ from tests.support.workspace import pipeline
 BOX_DRAWING = set(map(chr, range(0x2500, 0x2580)))
 
 
-def test_help_does_not_wait_for_the_heavy_libraries() -> None:
+def test_help_does_not_import_the_heavy_libraries() -> None:
     script = "import sys, pipeline.__main__; print({'sklearn', 'mlflow', 'onnxruntime'} & sys.modules.keys())"
     printed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True).stdout
     assert printed == b"set()\n"
 
 
-def test_without_a_terminal_the_output_is_plain(history: History) -> None:
+def test_output_is_plain_text_without_a_terminal(history: History) -> None:
     assert "\x1b" not in history.first.stdout
     assert BOX_DRAWING.isdisjoint(history.first.stdout)
 
 
-def test_nothing_is_complained_about_when_all_is_well(history: History) -> None:
+def test_a_successful_training_prints_nothing_to_stderr(history: History) -> None:
     assert history.first.stderr == ""
     assert history.second.stderr == ""
 
 
-def test_a_training_tells_its_steps_and_ends_with_the_next_command(history: History) -> None:
+def test_a_training_prints_its_steps_and_ends_with_the_next_command(history: History) -> None:
     lines = history.first.stdout.splitlines()
     steps = [line.split()[0] for line in lines]
     assert steps == [
@@ -39,7 +39,7 @@ def test_a_training_tells_its_steps_and_ends_with_the_next_command(history: Hist
     assert lines[-1].endswith("python -m service (or: make run)")
 
 
-def test_the_table_marks_the_winner_and_no_other(history: History) -> None:
+def test_the_table_marks_only_the_winner(history: History) -> None:
     marked = [line for line in history.first.stdout.splitlines() if " * " in line]
     assert [line.split()[0] for line in marked] == ["logistic_regression"]
 
@@ -57,12 +57,12 @@ def test_the_table_marks_the_winner_and_no_other(history: History) -> None:
     ],
     ids=" ".join,
 )
-def test_a_command_that_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...]) -> None:
+def test_contradictory_or_unknown_arguments_are_a_usage_error(arguments: tuple[str, ...]) -> None:
     assert pipeline(*arguments).exit_code == 2
 
 
-def test_a_folder_that_is_no_model_folder_is_refused_before_anything_is_trained(history: History) -> None:
+def test_a_folder_that_is_not_a_model_folder_is_rejected_before_training(history: History) -> None:
     outcome = history.workspace.run(out=history.workspace.path)
     assert outcome.exit_code == 1
-    assert "is not a model folder, and would be replaced. Give another one with --out" in outcome.stderr
+    assert "is not a model folder, and writing would delete it. Choose another with --out" in outcome.stderr
     assert outcome.stdout == ""

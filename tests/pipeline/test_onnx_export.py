@@ -1,4 +1,4 @@
-"""A model as ONNX: the same bytes from the same seed, the same answers as scikit-learn."""
+"""The ONNX export: the same bytes for the same seed, and the same answers as scikit-learn."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ for algorithm in Algorithm:
 """
 
 
-def test_two_processes_train_the_same_bytes() -> None:
+def test_two_processes_produce_the_same_bytes() -> None:
     printed = []
     for hash_seed in ("1", "2"):
         command = [sys.executable, "-c", TRAIN_AND_PRINT_DIGESTS]
@@ -36,13 +36,15 @@ def test_two_processes_train_the_same_bytes() -> None:
     assert printed[0].count(b"\n") == 3
 
 
-def test_the_seed_is_the_forests(iris: Data, exported: dict[Algorithm, bytes]) -> None:
+def test_another_seed_gives_another_forest(iris: Data, exported: dict[Algorithm, bytes]) -> None:
     other = candidates.build(Algorithm.RANDOM_FOREST, SEED + 1)
     other.fit(iris.features[iris.train_rows], iris.labels[iris.train_rows])
     assert onnx_export.convert(other) != exported[Algorithm.RANDOM_FOREST]
 
 
-def test_the_service_finds_the_names_types_and_shapes_of_the_contract(exported: dict[Algorithm, bytes]) -> None:
+def test_inputs_and_outputs_have_the_names_types_and_shapes_of_the_contract(
+    exported: dict[Algorithm, bytes],
+) -> None:
     for model in exported.values():
         session = onnxruntime.InferenceSession(model)
         tensors = [
@@ -66,7 +68,7 @@ def test_every_candidate_answers_as_scikit_learn_does(
     assert parity.difference <= TOLERANCE
 
 
-def test_the_comparison_notices_another_model(
+def test_the_comparison_detects_a_different_model(
     evaluations: dict[Algorithm, Evaluation], exported: dict[Algorithm, bytes]
 ) -> None:
     model, other = evaluations[Algorithm.SVM].model, exported[Algorithm.RANDOM_FOREST]
@@ -75,7 +77,7 @@ def test_the_comparison_notices_another_model(
     assert parity.difference > TOLERANCE
 
 
-def test_random_rows_are_within_bounds_on_half_millimetres_and_the_same_for_a_seed() -> None:
+def test_random_rows_are_within_bounds_on_a_half_millimetre_grid_and_reproducible() -> None:
     rows = onnx_export.random_rows(seed=3)
     assert rows.shape == (RANDOM_ROWS, 4)
     assert np.all((rows >= LOW) & (rows <= HIGH))
@@ -83,7 +85,7 @@ def test_random_rows_are_within_bounds_on_half_millimetres_and_the_same_for_a_se
     assert np.array_equal(rows, onnx_export.random_rows(seed=3))
 
 
-def test_random_rows_meet_thresholds_and_ties_where_a_forest_is_hardest_to_convert(
+def test_random_rows_hit_thresholds_and_ties_of_the_forest(
     evaluations: dict[Algorithm, Evaluation],
 ) -> None:
     forest, rows = evaluations[Algorithm.RANDOM_FOREST].model, onnx_export.random_rows(SEED)
@@ -92,7 +94,7 @@ def test_random_rows_meet_thresholds_and_ties_where_a_forest_is_hardest_to_conve
         for tree in forest[-1].estimators_
         for feature, threshold in zip(tree.tree_.feature, tree.tree_.threshold, strict=True)
     }
-    met = {(column, np.float32(value)) for row in rows for column, value in enumerate(row)} & thresholds
+    hits = {(column, np.float32(value)) for row in rows for column, value in enumerate(row)} & thresholds
     votes = np.sort(forest.predict_proba(rows), axis=1)
-    assert len(met) > 20
+    assert len(hits) > 20
     assert np.any(votes[:, 2] == votes[:, 1])

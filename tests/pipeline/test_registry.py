@@ -1,4 +1,4 @@
-"""What MLflow holds after a training, and the same commands against a tracking server."""
+"""The registry: the content of MLflow after a training, and the commands against a tracking server."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from tests.support.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
-def runs(history: History) -> dict[str, Run]:
-    """The runs of the first training by name: `training`, and one for each candidate."""
+def training_runs(history: History) -> dict[str, Run]:
+    """The MLflow runs of the first training by name: `training` and one for each candidate."""
     with registry.connected(history.workspace.uri):
         found = mlflow.search_runs(
             experiment_names=[MODEL_NAME], order_by=["start_time"], max_results=4, output_format="list"
@@ -26,70 +26,70 @@ def runs(history: History) -> dict[str, Run]:
         return {run.info.run_name: run for run in found}
 
 
-def test_a_training_is_a_run_with_a_run_for_each_candidate_inside(runs: dict[str, Run]) -> None:
-    parent, nested = runs["training"], [runs[algorithm] for algorithm in Algorithm]
+def test_a_training_is_a_run_with_a_nested_run_for_each_candidate(training_runs: dict[str, Run]) -> None:
+    parent, nested = training_runs["training"], [training_runs[algorithm] for algorithm in Algorithm]
     assert {run.data.tags["mlflow.parentRunId"] for run in nested} == {parent.info.run_id}
-    assert all(run.info.status == "FINISHED" for run in runs.values())
+    assert all(run.info.status == "FINISHED" for run in training_runs.values())
 
 
-def test_a_training_says_who_won_with_which_figures_and_what_the_gate_said(runs: dict[str, Run]) -> None:
-    training, winner = runs["training"].data, runs["logistic_regression"].data
+def test_a_training_records_the_winner_its_metrics_and_the_verdict(training_runs: dict[str, Run]) -> None:
+    training, winner = training_runs["training"].data, training_runs["logistic_regression"].data
     assert training.tags["winner"] == "logistic_regression"
     assert training.tags["gate"] == "passed"
     assert training.metrics == {name: winner.metrics[name] for name in ("cv_f1", "test_accuracy")}
 
 
-def test_candidates_can_be_compared_by_parameters_and_figures(
-    runs: dict[str, Run], evaluations: dict[Algorithm, Evaluation]
+def test_candidates_can_be_compared_by_parameters_and_metrics(
+    training_runs: dict[str, Run], evaluations: dict[Algorithm, Evaluation]
 ) -> None:
     for algorithm, evaluation in evaluations.items():
-        run = runs[algorithm].data
+        run = training_runs[algorithm].data
         assert run.params["algorithm"] == algorithm
         assert run.metrics["cv_f1"] == pytest.approx(evaluation.cv.f1)
         assert run.metrics["cv_std_f1"] == pytest.approx(evaluation.cv_std.f1)
         assert {"test_accuracy", "test_precision", "test_recall", "test_f1"} <= run.metrics.keys()
-    assert runs[Algorithm.RANDOM_FOREST].data.params["n_estimators"] == "100"
-    assert len({frozenset(runs[algorithm].data.metrics) for algorithm in Algorithm}) == 1
+    assert training_runs[Algorithm.RANDOM_FOREST].data.params["n_estimators"] == "100"
+    assert len({frozenset(training_runs[algorithm].data.metrics) for algorithm in Algorithm}) == 1
 
 
-def test_every_run_names_the_data_that_it_saw(runs: dict[str, Run], iris: Data) -> None:
-    for run in runs.values():
+def test_every_run_records_the_digest_of_its_data(training_runs: dict[str, Run], iris: Data) -> None:
+    for run in training_runs.values():
         assert run.inputs
-        assert [given.dataset.digest for given in run.inputs.dataset_inputs] == [iris.digest[:36]]
+        assert [used.dataset.digest for used in run.inputs.dataset_inputs] == [iris.digest[:36]]
         assert run.data.tags["data_sha256"] == iris.digest
 
 
-def test_candidates_leave_their_report_and_pictures(history: History, runs: dict[str, Run]) -> None:
-    artifacts = {name: listing(history, run) for name, run in runs.items()}
+def test_candidates_log_their_report_and_plots(history: History, training_runs: dict[str, Run]) -> None:
+    artifacts = {name: listing(history, run) for name, run in training_runs.items()}
     assert artifacts["svm"] == {"classification_report.txt", "confusion_matrix.png"}
     assert artifacts["random_forest"] == artifacts["svm"] | {"feature_importance.json", "feature_importance.png"}
     assert artifacts["logistic_regression"] == artifacts["svm"] | {"model.json"}
 
 
-def test_the_registered_version_holds_onnx_and_no_pickle(history: History, tmp_path: Path) -> None:
+def test_the_registered_version_contains_onnx_and_no_pickle(history: History, tmp_path: Path) -> None:
     with registry.connected(history.workspace.uri):
-        held = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/1", dst_path=str(tmp_path)))
-    files = {path.name for path in held.rglob("*") if path.is_file()}
+        stored = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/1", dst_path=str(tmp_path)))
+    files = {path.name for path in stored.rglob("*") if path.is_file()}
     about = {"MLmodel", "registered_model_meta", "requirements.txt", "conda.yaml", "python_env.yaml"}
     assert files == {"model.onnx", "input_example.json", "serving_input_example.json"} | about
-    assert (held / "model.onnx").read_bytes() == history.after_first.folder["model.onnx"]
+    assert (stored / "model.onnx").read_bytes() == history.after_first.folder["model.onnx"]
 
 
-def test_mlflow_itself_can_load_and_ask_the_version(history: History, iris: Data) -> None:
+def test_mlflow_can_load_the_version_and_predict(history: History, iris: Data) -> None:
     with registry.connected(history.workspace.uri):
         model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
     answers = model.predict({"features": iris.features[:3].astype(np.float32)})
     assert answers["label"].tolist() == [0, 0, 0]
 
 
-def test_a_version_of_another_pipeline_is_no_champion_to_compare_with(tmp_path: Path) -> None:
+def test_a_production_version_of_another_pipeline_is_an_error(tmp_path: Path) -> None:
     with registry.connected(f"sqlite:///{tmp_path}/mlflow.db"):
         client = mlflow.MlflowClient()
         client.create_registered_model(MODEL_NAME)
         client.create_model_version(MODEL_NAME, source=tmp_path.as_uri())
-        registry.promote("1")
+        registry.set_production("1")
         with pytest.raises(registry.RegistryError, match="version 1 of iris-classifier has no tag 'cv_f1'"):
-            registry.champion()
+            registry.production_metrics()
 
 
 def test_the_commands_work_with_a_tracking_server(tracking_server: str, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_commands_work_with_a_tracking_server(tracking_server: str, tmp_path
     assert workspace.run("export", "--version", "1").exit_code == 0
     assert workspace.state() == first
 
-    # The champion changes last: a folder that cannot be written leaves the alias where it was.
+    # The alias moves last: it stays where it is if the folder cannot be written.
     (tmp_path / "file").touch()
     failed = workspace.run("--algorithm", "logistic_regression", out=tmp_path / "file" / "model")
     assert failed.exit_code == 1

@@ -1,4 +1,4 @@
-"""A registry and a model folder of a test's own, and the commands that work on them."""
+"""A registry and a model folder for one test, and the pipeline commands that use them."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from tests.support.running import ROOT, environment
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """The exit code and output of a command."""
 
     exit_code: int
     stdout: str
@@ -25,7 +25,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class State:
-    """What a command may change: the registered versions with their tags, the aliases, and the model folder."""
+    """All that a command may change: the registered versions with their tags, the aliases and the model folder."""
 
     versions: dict[str, dict[str, str]]
     aliases: dict[str, str]
@@ -40,7 +40,7 @@ def pipeline(*arguments: str, **variables: str) -> Outcome:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where the commands write to; uri is a SQLite file or a tracking server."""
+    """The place that the commands write to; `uri` names a SQLite file or a tracking server."""
 
     path: Path
     uri: str
@@ -50,18 +50,18 @@ class Workspace:
         return self.path / "model"
 
     def run(self, *arguments: str, out: Path | None = None) -> Outcome:
-        """Run a command on this registry and, unless another is given, this model folder."""
+        """Run a command with this registry and, by default, this model folder."""
         return pipeline(*arguments, "--out", str(out or self.out), MLFLOW_TRACKING_URI=self.uri)
 
     def run_program(self, *arguments: str) -> Outcome:
-        """Run the same in a process of its own, as a person does."""
+        """Run a command in a separate process, as a user does."""
         command = [sys.executable, "-m", "pipeline", *arguments, "--out", str(self.out)]
         variables = environment(MLFLOW_TRACKING_URI=self.uri)
         done = subprocess.run(command, cwd=ROOT, env=variables, check=False, capture_output=True, text=True)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def state(self) -> State:
-        """Read everything anew."""
+        """Read the current state."""
         with registry.connected(self.uri):
             client = mlflow.MlflowClient()
             versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
@@ -74,5 +74,5 @@ class Workspace:
 
 
 def folder(path: Path) -> dict[str, bytes]:
-    """Read the files of a folder; none if it is not there."""
+    """Read the files of a folder; return an empty dict if it does not exist."""
     return {file.name: file.read_bytes() for file in path.iterdir()} if path.exists() else {}

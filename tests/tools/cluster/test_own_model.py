@@ -1,6 +1,6 @@
-"""docs/BRING-YOUR-OWN-MODEL.md is followed with the wine data: trained, released, served, let through by the gate.
+"""Follow docs/BRING-YOUR-OWN-MODEL.md with the wine data: train, release, serve, and pass the golden gate.
 
-`clone` has the commits that a cluster is given. That a cluster promotes wine takes ten minutes: `make test-wine`.
+The test in a cluster takes ten minutes: `make test-wine`.
 """
 
 import re
@@ -25,26 +25,26 @@ FILE = re.compile(r"<!-- file: (\S+) -->\n```python\n(.*?)^```", re.MULTILINE | 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which somebody has done what the document says, but for serving: trained, committed, released."""
+    """A clone in which the model is trained, committed and released by the commands of the document."""
     clone = clones.make(tmp_path_factory.mktemp("own"))
     for name, text in FILE.findall(DOCUMENT.read_text()):
         assert (clone / name).exists()
         (clone / name).write_text(text)
     for block in documents.blocks("wine"):
-        if not block.text.startswith("$ curl "):
+        if "$ curl " not in block.text:
             documents.check(block, clone, clones.environ())
     return clone
 
 
 @pytest.fixture(scope="module")
-def facts(clone: Path) -> dict[str, Any]:
-    """What git holds of the model that was promoted to prod."""
+def metadata(clone: Path) -> dict[str, Any]:
+    """The metadata in git of the model that was promoted to prod."""
     release = changes.current(Repository(clone), "prod")
     assert release
     return release.facts
 
 
-def test_what_the_document_says_changes_the_data_the_card_and_the_releases_and_nothing_else(clone: Path) -> None:
+def test_the_commands_change_only_the_data_set_the_model_card_and_the_releases(clone: Path) -> None:
     command = ["git", "-C", str(clone), "diff", "--name-only", "HEAD~3", "HEAD"]
     changed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert changed == [
@@ -54,19 +54,19 @@ def test_what_the_document_says_changes_the_data_the_card_and_the_releases_and_n
     ]
 
 
-def test_the_model_that_is_released_is_of_wines(facts: dict[str, Any]) -> None:
-    assert (facts["name"], len(facts["features"]), len(facts["golden"])) == ("wine-classifier", 13, 30)
-    assert facts["classes"] == ["class_0", "class_1", "class_2"]
+def test_the_released_model_is_the_wine_classifier(metadata: dict[str, Any]) -> None:
+    assert (metadata["name"], len(metadata["features"]), len(metadata["golden"])) == ("wine-classifier", 13, 30)
+    assert metadata["classes"] == ["class_0", "class_1", "class_2"]
 
 
-def test_the_service_answers_for_wines_as_the_document_shows(clone: Path, database: str, tmp_path: Path) -> None:
+def test_the_service_answers_as_the_document_shows(clone: Path, database: str, tmp_path: Path) -> None:
     with RunningService(clone / "model", database, tmp_path / "journal") as service:
         for block in documents.blocks("wine"):
-            if block.text.startswith("$ curl "):
-                documents.check(block, tmp_path, clones.environ(), port=service.port)
+            if "$ curl " in block.text:
+                documents.check(block, clone, clones.environ(), port=service.port)
 
 
-def test_the_golden_gate_lets_it_through(clone: Path, database: str, tmp_path: Path) -> None:
+def test_the_golden_gate_passes_the_wine_model(clone: Path, database: str, tmp_path: Path) -> None:
     with RunningService(clone / "model", database, tmp_path / "journal") as service:
         done = golden_gate(service, clone)
         assert (done.returncode, done.stdout) == (0, "the canary reproduces the recorded answers\n")
@@ -74,7 +74,7 @@ def test_the_golden_gate_lets_it_through(clone: Path, database: str, tmp_path: P
         assert service.client.get("/logs").json()["logs"][0]["model_name"] == "wine-classifier"
 
 
-def test_the_golden_gate_stops_flowers_where_git_says_wine(
+def test_the_golden_gate_stops_the_iris_model_in_place_of_the_wine_model(
     clone: Path, model: Path, database: str, tmp_path: Path
 ) -> None:
     with RunningService(model, database, tmp_path / "journal") as service:
@@ -84,11 +84,11 @@ def test_the_golden_gate_stops_flowers_where_git_says_wine(
 
 
 @pytest.mark.wine
-def test_a_cluster_of_this_machine_promotes_it(clone: Path) -> None:
+def test_a_local_cluster_promotes_the_wine_model(clone: Path) -> None:
     if node.init_pid() is not None:
-        pytest.exit("a cluster runs here, with flowers in it; `make down`, if you can do without it", 1)
+        pytest.exit("a cluster with the iris model is running on this machine; stop it with `make down`", 1)
     environ = clones.environ()
-    # No image has the digest that the document releases: here it is as before the first release.
+    # The document releases a digest that no image has, so go back to the commit before the first release.
     documents.run(["git", "reset", "--quiet", "--hard", "HEAD~2"], clone, environ)
     cluster = [sys.executable, "-m", "tools.cluster"]
     try:
@@ -103,8 +103,8 @@ def test_a_cluster_of_this_machine_promotes_it(clone: Path) -> None:
 
 
 def golden_gate(service: RunningService, clone: Path) -> subprocess.CompletedProcess[str]:
-    """Ask the service what git has recorded of prod's release, as the gate's Job does."""
-    recorded = clone / changes.folder("prod") / "model.json"
+    """Run the golden gate's program, as its Job does, with the golden vectors of prod's release in git."""
+    model_json = clone / changes.folder("prod") / "model.json"
     program = clone / "manifests/iris/golden.py"
-    command = [sys.executable, "-I", str(program), service.url.removeprefix("http://"), str(recorded), ""]
+    command = [sys.executable, "-I", str(program), service.url.removeprefix("http://"), str(model_json), ""]
     return subprocess.run(command, capture_output=True, text=True, check=False)
