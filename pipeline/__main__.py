@@ -22,7 +22,7 @@ LIBRARY_DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow retries 7 times: minutes for an unavailable server
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 takes minutes to give up
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "GIT_PYTHON_REFRESH": "quiet",  # no warning on a machine without git
 }
@@ -36,7 +36,7 @@ Out = Annotated[Path, typer.Option(help="The model folder to write.", resolve_pa
 def train(
     context: typer.Context,
     algorithm: Annotated[
-        list[Algorithm] | None, typer.Option(help="Train only this candidate; repeatable.")
+        list[Algorithm] | None, typer.Option(help="Candidate to train (default: all); repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the candidates.")] = SEED,
     out: Out = REPOSITORY / "model",
@@ -59,20 +59,16 @@ def train(
 @app.command()
 def export(
     version: Annotated[int | None, typer.Option(min=1, help="Number of a registered version.")] = None,
-    alias: Annotated[
-        str | None, typer.Option(help=f"Alias of a registered version (default: {PRODUCTION_ALIAS}).")
-    ] = None,
+    alias: Annotated[str | None, typer.Option(help=f"Its alias (default: {PRODUCTION_ALIAS}).")] = None,
     out: Out = REPOSITORY / "model",
 ) -> None:
     """Write the model folder from a registered version, without training."""
     if version and alias:
-        raise typer.BadParameter("--version and --alias exclude each other")
+        raise typer.BadParameter("--version and --alias are mutually exclusive")
     with _session() as terminal:
         from pipeline import training  # noqa: PLC0415
 
-        training.export(
-            str(version) if version else None, alias or PRODUCTION_ALIAS, out, _registry_uri(), terminal
-        )
+        training.export(version, alias or PRODUCTION_ALIAS, out, _registry_uri(), terminal)
         terminal.say("next", SERVE)
 
 

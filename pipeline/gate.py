@@ -41,7 +41,10 @@ def check(candidate: GateMetrics, production: GateMetrics | None, parity: Parity
 
     `production` has the metrics of the production version; None skips the comparison.
     """
-    return _below_floor(candidate) + _below_production(candidate, production or candidate) + _parity_errors(parity)
+    reasons = _below_floor(candidate)
+    if production is not None:
+        reasons += _below_production(candidate, production)
+    return reasons + _parity_errors(parity)
 
 
 # The comparisons are negated so that they reject NaN, which compares false with everything.

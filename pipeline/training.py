@@ -43,10 +43,10 @@ def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, termi
         terminal.say("alias", f"{PRODUCTION_ALIAS} points to version {number}")
 
 
-def export(version: str | None, alias: str, out: Path, uri: str, terminal: Terminal) -> None:
+def export(version: int | None, alias: str, out: Path, uri: str, terminal: Terminal) -> None:
     """Write the model folder from a version, or else from the one that has the alias. Raises PipelineError."""
     with registry.connected(uri):
-        _export(version or registry.version_of(alias), out, terminal)
+        _export(str(version) if version else registry.version_of(alias), out, terminal)
 
 
 def _evaluate(algorithm: Algorithm, loaded: Data, seed: int, terminal: Terminal) -> tuple[str, Evaluation]:
