@@ -1,17 +1,17 @@
 # The serving image: service/ with its locked packages, and one model folder. Build arguments become labels.
-# `python -m tools image` passes them all; by hand, with either builder:
+# `python -m tools image` passes all of them. To build by hand, with either builder:
 #   docker build --tag iris-classifier .
 #   buildah bud --format docker --tag iris-classifier .     (the OCI format would drop the HEALTHCHECK)
-# docker-compose.yml builds the target "service", to which the model comes in a volume.
+# docker-compose.yml builds the target "service" and mounts the model as a volume.
 #
-# A tag, where a digest would be better: whoever builds against Docker Hub pins the digest seen there with
-# --build-arg BASE=python:3.13-slim@sha256:...; this was developed where Docker Hub cannot be reached.
+# The base image has a tag instead of a digest because Docker Hub was not available during development. When you build
+# from Docker Hub, pin its current digest with --build-arg BASE=python:3.13-slim@sha256:...
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 COPY service/requirements.txt /tmp/requirements.txt
-# Both secrets are optional: a pip.conf where packages come from elsewhere than pip's default index, and the
-# certificates that it refers to. Unlike build arguments they are in no layer and no history.
+# Both secrets are optional: a pip.conf for another index than pip's default, and the certificates that it refers to.
+# Unlike build arguments, they do not appear in any layer or in the history.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=certificates \
     python -m venv --without-pip /opt/venv \
@@ -20,14 +20,14 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     && python -m compileall -q -j 0 --invalidation-mode checked-hash \
        -x '/tests/|/onnxruntime/(quantization|tools|transformers)/' /opt/venv/lib
 COPY service /app/service
-# Byte code that is valid by the hash of its source: file times differ from build to build. And files that any user
-# can read, whatever the umask of the checkout.
+# Make the files readable to every user, whatever the umask of the checkout. The byte code is validated by the hash of
+# its source, because file times differ between builds.
 RUN chmod -R u=rwX,go=rX /app \
     && python -m compileall -q --invalidation-mode checked-hash /app
 
 FROM ${BASE} AS service
-# The official image holds no byte code of the standard library, and the root file system may be read-only: without
-# this, every start would compile it anew.
+# The official image has no byte code of the standard library, and the root file system may be read-only: without
+# this, every start would compile it again.
 RUN python -m compileall -q -j 0 --invalidation-mode checked-hash -x '/(site-packages|test)/' \
        "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
     && install --directory --owner=10001 --group=10001 /var/lib/iris/journal
@@ -41,8 +41,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     IRIS_PORT=8000 \
     IRIS_MODEL_DIR=/app/model \
     IRIS_JOURNAL_DIR=/var/lib/iris/journal
-# Runs with a read-only root: only the journal's folder is written. It is no VOLUME on purpose: with one, a forgotten
-# mount would pass unnoticed and each container would start with an empty journal. DATABASE_URL has no default.
+# The container runs with a read-only root file system and writes only to the journal's folder. That is deliberately
+# not a VOLUME: a forgotten mount would go unnoticed, and each container would start with an empty journal.
+# DATABASE_URL has no default.
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8000
@@ -53,7 +54,7 @@ CMD ["python", "-m", "service"]
 FROM service
 COPY --chmod=0444 model/model.json model/model.onnx /app/model/
 
-# Last, so that no other layer is made anew when only these change.
+# Last, so that a change of these rebuilds no other layer.
 ARG BASE
 ARG SOURCE=""
 ARG REVISION=unknown

@@ -1,4 +1,4 @@
-"""`python -m service`: settings, verification, then serving until SIGTERM."""
+"""`python -m service`: read settings, verify the model, and serve until SIGTERM."""
 
 import gc
 import os
@@ -11,48 +11,41 @@ import uvicorn
 
 from service import logs
 from service.app import Service, create_app
-from service.facts import ModelError
 from service.journal import JournalError
-from service.settings import SettingsError, from_environ
+from service.model_metadata import ModelError
+from service.settings import Settings, SettingsError, cannot_listen, from_environ
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which says that it is draining as soon as it is told to end."""
+    """A uvicorn server that fails its readiness probe from SIGTERM on."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Turn readiness off, then close as uvicorn does."""
+        """End readiness, then shut down as uvicorn does."""
         self._service.draining = True
         super().handle_exit(sig, frame)
 
 
-class ListenError(Exception):
-    """The address is taken or not ours; the message says which, and what to do."""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket bound to the address. Raises ListenError."""
+def listen(settings: Settings) -> socket.socket:
+    """Return a socket that listens on the configured address. Raises SettingsError."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise ListenError(
-            f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}; "
-            "IRIS_HOST and IRIS_PORT set another address"
-        ) from error
+        raise cannot_listen(settings, error) from error
 
 
 def main() -> int:
-    """Serve; return 0 after a drain, 1 with one line on standard error when it cannot start."""
+    """Serve until SIGTERM; return 0 after the drain. If the service cannot start, print one line and return 1."""
     try:
         settings = from_environ(os.environ)
         logs.set_up(settings.log_level)
-        listener = listen(settings.host, settings.port)
+        listener = listen(settings)
         service = Service(settings)
-    except (SettingsError, ListenError, ModelError, JournalError) as error:
+    except (SettingsError, ModelError, JournalError) as error:
         print(f"service: cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
     config = uvicorn.Config(
@@ -65,16 +58,16 @@ def main() -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        # Longer than a router keeps an idle connection (Traefik: 90 s), so that it is never this side that closes:
-        # a request that is just being sent would be lost, and the router would answer 502.
+        # Longer than a router keeps idle connections (Traefik: 90 s), so that the router always closes them. If
+        # this side did, the router would answer 502 to a request that it was just sending.
         timeout_keep_alive=120,
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
-    # uvicorn raises the signal that ended it once more when it is done; by then there is nothing left to do.
+    # After its shutdown uvicorn raises the signal again, which would end the process with an error.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     gc.collect()
-    gc.freeze()  # what start-up made stays; the collector need not look at it again
+    gc.freeze()  # the garbage collector need not traverse the objects from startup again
     server = Server(config, service)
     server.run([listener])
     return 0 if server.started else 1

@@ -1,4 +1,4 @@
-"""The wiring: from settings to an ASGI application with its threads."""
+"""The wiring: turn settings into an ASGI application and its threads."""
 
 import asyncio
 import logging
@@ -11,24 +11,24 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import database, pod, v2
 from service.batcher import Batcher
-from service.facts import Facts
 from service.journal import Journal
 from service.metrics import Metrics
 from service.model import Model
-from service.predictions import KNOWN_METHODS, Form, Predictions, Several, Single
-from service.reader import Away, Reader
+from service.model_metadata import ModelMetadata
+from service.predictions import KNOWN_METHODS, BatchCodec, Codec, Predictions, SingleCodec
+from service.reader import DatabaseUnavailable, Reader
 from service.schema import Schema
 from service.settings import Settings
 from service.shipper import Shipper
 
 log = logging.getLogger(__name__)
-STUCK_SECONDS = 5.0  # a group of predictions takes milliseconds; a disk that does not answer takes for ever
+STUCK_SECONDS = 5.0  # a group of predictions takes milliseconds, unless the disk hangs
 
 
 class Health(BaseModel):
@@ -38,13 +38,13 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-    """What every answer other than 2xx says."""
+    """The body of every error response outside /v2."""
 
-    detail: str
+    detail: str = Field(description="which part of the request is wrong, and why")
 
 
 class Info(BaseModel):
-    """Which model answers, and as what."""
+    """The model that is served, and the role of this pod."""
 
     model_config = ConfigDict(protected_namespaces=())
     model_name: str
@@ -59,7 +59,7 @@ class Info(BaseModel):
 
 
 class LogEntry(BaseModel):
-    """A row of the prediction log; times are UTC."""
+    """A row of the prediction log. Times are in UTC."""
 
     model_config = ConfigDict(protected_namespaces=())
     id: int
@@ -75,51 +75,52 @@ class LogEntry(BaseModel):
 
 
 class Logs(BaseModel):
-    """The newest rows of the prediction log, newest first."""
+    """Rows of the prediction log, newest first."""
 
     count: int
     logs: list[LogEntry]
 
 
 class Service:
-    """Everything that runs in one process: the model, the journal, their threads, and the endpoints."""
+    """All parts of the serving process: the model, the journal, and the threads that work with them."""
 
     def __init__(self, settings: Settings) -> None:
-        """Verify and open everything. Raises ModelError, JournalError."""
+        """Verify the model and open the journal. Raises ModelError, JournalError."""
         self.settings = settings
         self.model = Model(settings.model_dir)
         self.journal = Journal(settings.journal_dir, settings.journal_max_mib)
-        self._end_waits = database.bound_waits()
+        self._cancel_waits = database.bound_waits()
         self.shipper = Shipper(self.journal, settings.database_url)
         self.metrics = Metrics(self.model)
-        self.metrics.watch(self.journal, self.shipper)
+        self.metrics.add_journal(self.journal, self.shipper)
         self.batcher = Batcher(self.model, self.journal, self.shipper, self.metrics, settings.max_waiting)
         self.reader = Reader(settings.database_url)
         self.draining = False
 
-    def unready(self) -> str | None:
-        """Return why this process should get no requests, None when it should. PostgreSQL is no reason."""
+    def not_ready_reason(self) -> str | None:
+        """Return why this process should not get requests, None when it should. PostgreSQL is never a reason."""
         if self.draining:
             return "draining"
         if self.batcher.busy_seconds() > STUCK_SECONDS:
-            return f"the journal has not answered for {self.batcher.busy_seconds():.0f} s"
+            return f"the journal has not responded for {self.batcher.busy_seconds():.0f} s"
         if self.journal.error is not None:
             return f"the journal cannot be written: {self.journal.error}"
         return None
 
     @asynccontextmanager
-    async def running(self, _: FastAPI) -> AsyncIterator[None]:
-        """Run the threads while the application serves; then drain within settings.drain_seconds."""
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Run the threads while the application serves; then drain the journal within settings.drain_seconds."""
         self.batcher.start()
         self.shipper.start()
         ticking = asyncio.create_task(self._tick())
-        log.info("ready", extra={"model": self.model.facts.name, "version": self.model.facts.version})
+        metadata = self.model.metadata
+        log.info("ready", extra={"model": metadata.name, "version": metadata.version})
         yield
         ticking.cancel()
         self.batcher.stop()
         self.reader.stop()
         await asyncio.to_thread(self.shipper.drain, self.settings.drain_seconds)
-        self._end_waits()  # the interpreter would wait for the reader's threads
+        self._cancel_waits()  # the interpreter would wait for the reader's threads
         log.info("drained", extra={"waiting": self.journal.depth})
         self.journal.close()
 
@@ -128,18 +129,19 @@ class Service:
             await asyncio.sleep(1)
             self.metrics.tick()
             if self.journal.error is not None:
-                await asyncio.to_thread(self.journal.probe)  # which takes as long as the disk does
+                await asyncio.to_thread(self.journal.probe)  # the disk may be slow
 
 
 def create_app(service: Service) -> ASGIApp:
     """Return the ASGI application of a service."""
-    schema = Schema(service.model.facts.features)
-    inference = v2.Inference(schema)
-    forms: dict[str, Form] = {"/predict": Single(schema), "/predict/batch": Several(schema)}
-    forms |= {f"{address}/infer": inference for address in v2.addresses(service.model.facts)}
+    metadata = service.model.metadata
+    schema = Schema(metadata.features)
+    inference = v2.InferenceCodec(schema)
+    codecs: dict[str, Codec] = {"/predict": SingleCodec(schema), "/predict/batch": BatchCodec(schema)}
+    codecs |= {f"{address}/infer": inference for address in v2.addresses(metadata)}
     hot = {
-        path: Predictions(path, form, service.model, service.batcher, service.reader, service.metrics)
-        for path, form in forms.items()
+        path: Predictions(path, codec, service.model, service.batcher, service.reader, service.metrics)
+        for path, codec in codecs.items()
     }
     cold = _cold_endpoints(service, schema, inference)
 
@@ -171,60 +173,61 @@ async def _observed(cold: FastAPI, metrics: Metrics, scope: Scope, receive: Rece
         route = scope.get("route")
         endpoint = getattr(route, "path", None) or "other"
         method = scope["method"] if scope["method"] in KNOWN_METHODS else "OTHER"
-        metrics.requested(method, endpoint, status, time.perf_counter() - started)
+        metrics.count_request(method, endpoint, status, time.perf_counter() - started)
         if status >= 500:
             log.error("failed", extra={"endpoint": endpoint, "status": status, "request_id": request_id})
 
 
-def _cold_endpoints(service: Service, schema: Schema, inference: v2.Inference) -> FastAPI:
-    classes = ", ".join(service.model.facts.classes)
+def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCodec) -> FastAPI:
+    metadata = service.model.metadata
     app = FastAPI(
-        title=service.model.facts.name,
-        version=service.model.facts.version,
-        description=f"Predicts one of {classes}; every answered prediction is in the log, exactly once.",
-        lifespan=service.running,
+        title=metadata.name,
+        version=metadata.version,
+        description=f"Predicts one of {', '.join(metadata.classes)}. Logs every answered prediction exactly once.",
+        lifespan=service.lifespan,
         redoc_url=None,
-        redirect_slashes=False,  # the address of a redirect would be built from the client's Host header
+        redirect_slashes=False,  # redirects would be built from the client's Host header
     )
-    unavailable: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not now; why."}}
+    unavailable: dict[int | str, dict[str, Any]] = {
+        503: {"model": Problem, "description": "Unavailable; detail is the reason."}
+    }
 
-    _answer_errors(app, service.model.facts)
+    _handle_errors(app, metadata)
 
     @app.get("/healthz")
     async def healthz() -> Health:
-        """Say that the process answers; touches nothing else."""
+        """Report that the process responds. Checks nothing else."""
         return Health(status="ok")
 
     @app.get("/readyz", responses=unavailable)
     async def readyz() -> Health:
-        """Say whether this process should get requests: model verified, journal writable, not draining."""
-        if reason := service.unready():
+        """Report whether this process should get requests: it is not draining, and its journal is writable."""
+        if reason := service.not_ready_reason():
             raise HTTPException(503, reason)
         return Health(status="ok")
 
     @app.get("/info")
     async def info() -> Info:
-        """Say which model answers, in which environment, and whether this pod is the canary."""
-        facts = service.model.facts
+        """Return the model that is served, the environment, and whether this pod is a canary."""
         return Info(
-            model_name=facts.name,
-            version=facts.version,
-            algorithm=facts.algorithm,
-            run_id=facts.run_id,
-            sha256=facts.sha256,
+            model_name=metadata.name,
+            version=metadata.version,
+            algorithm=metadata.algorithm,
+            run_id=metadata.run_id,
+            sha256=metadata.sha256,
             environment=service.settings.environment,
             **pod.read(service.settings.pod_labels)._asdict(),
         )
 
     @app.get("/logs", responses={**unavailable, 422: {"model": Problem}})
     async def logs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Logs:
-        """Return the newest predictions of the log in PostgreSQL."""
+        """Return the newest predictions from the log in PostgreSQL."""
         try:
             rows = await service.reader.newest(limit)
-        except Away:
+        except DatabaseUnavailable:
             waiting = service.journal.depth
             raise HTTPException(
-                503, f"PostgreSQL is away; {waiting} predictions wait in the journal", {"retry-after": "2"}
+                503, f"PostgreSQL is unavailable; {waiting} predictions wait in the journal", {"retry-after": "2"}
             ) from None
         for row in rows:
             row["timestamp"], row["created_at"] = row["timestamp"].isoformat(), row["created_at"].isoformat()
@@ -233,16 +236,16 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.Inference) -
     @app.get("/metrics", response_class=Response)
     @app.get("/metrics-prometheus", response_class=Response)
     async def metrics() -> Response:
-        """Return the metrics in Prometheus' text format."""
+        """Return the metrics in the Prometheus text format."""
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.include_router(v2.endpoints(service.model.facts, service.unready))
-    _describe_predictions(app, service.model.facts, schema, inference)
+    app.include_router(v2.endpoints(metadata, service.not_ready_reason))
+    _describe_predictions(app, metadata, schema, inference)
     return app
 
 
-def _answer_errors(app: FastAPI, facts: Facts) -> None:
-    """Answer every error as `{"detail": ...}`, or as the protocol has it; FastAPI's own answers echo the input."""
+def _handle_errors(app: FastAPI, metadata: ModelMetadata) -> None:
+    """Return errors as `{"detail": ...}`, below /v2 as `{"error": ...}`. FastAPI's own would echo the input."""
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -253,39 +256,40 @@ def _answer_errors(app: FastAPI, facts: Facts) -> None:
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
         if not f"{request.scope['path']}/".startswith("/v2/"):
             return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-        said = v2.not_found(facts) if error.status_code == 404 else error.detail
-        return JSONResponse({"error": said}, error.status_code, error.headers)
+        message = v2.not_found(metadata) if error.status_code == 404 else error.detail
+        return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
-def _describe_predictions(app: FastAPI, facts: Facts, schema: Schema, inference: v2.Inference) -> None:
-    """Add to /openapi.json what FastAPI does not see: the hot endpoints, in the types that they really decode."""
-    framework = app.openapi
+def _describe_predictions(
+    app: FastAPI, metadata: ModelMetadata, schema: Schema, inference: v2.InferenceCodec
+) -> None:
+    """Add the hot endpoints, which FastAPI does not know, to /openapi.json, with the types that they decode."""
+    cold_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = framework()
+            document = cold_openapi()
             document["components"]["schemas"].update(schema.openapi(), **inference.openapi())
             document["paths"]["/predict"] = _operation("PredictRequest", "Answer", "Predict one row.")
             document["paths"]["/predict/batch"] = _operation(
                 "BatchRequest", "Answers", "Predict up to 1,000 rows."
             )
-            for address in v2.addresses(facts):
-                document["paths"][f"{address}/infer"] = _inference(f"{address}/infer", facts)
+            for address in v2.addresses(metadata):
+                document["paths"][f"{address}/infer"] = _inference(f"{address}/infer", metadata)
         return app.openapi_schema or {}
 
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
 
 
-def _inference(path: str, facts: Facts) -> dict[str, Any]:
-    summary = "Predict the rows of a tensor, in the Open Inference Protocol."
+def _inference(path: str, metadata: ModelMetadata) -> dict[str, Any]:
+    summary = "Predict the rows of a tensor (Open Inference Protocol)."
     operation = _operation("InferenceRequest", "InferenceResponse", summary, "ProtocolError")
     post = operation["post"]
     post["operationId"] = path
-    post["requestBody"]["content"]["application/json"]["example"] = v2.example(facts)
+    post["requestBody"]["content"]["application/json"]["example"] = v2.example(metadata)
     del post["responses"]["422"]
     post["responses"]["400"]["description"] = (
-        "The body is not JSON, or not what the protocol and the model take, or Idempotency-Key is not a UUID; "
-        "error says which."
+        "The body is not JSON or not a valid request, or Idempotency-Key is not a UUID; error is the reason."
     )
     return operation
 
@@ -296,11 +300,11 @@ def _operation(request: str, answer: str, summary: str, problem: str = "Problem"
 
     problems = {
         "400": "The body is not JSON, or Idempotency-Key is not a UUID.",
-        "409": "The Idempotency-Key was used for another body.",
+        "409": "The Idempotency-Key was used with another body.",
         "413": "The body is larger than 64 KiB.",
         "415": "The content type is not application/json.",
-        "422": "A field is missing, unknown, of the wrong type or out of bounds; detail says which.",
-        "503": "Too many requests wait, or the log cannot be written; Retry-After says when to come back.",
+        "422": "A field is missing, unknown, of the wrong type or out of bounds; detail names it.",
+        "503": "Too many requests are waiting, or the log cannot be written; retry after Retry-After.",
     }
     return {
         "post": {
@@ -311,13 +315,13 @@ def _operation(request: str, answer: str, summary: str, problem: str = "Problem"
                     "name": "Idempotency-Key",
                     "in": "header",
                     "required": False,
-                    "description": "A repeat under the same key gets the first answer again and no second row.",
+                    "description": "A repeat with the same key gets the first answer and adds no row to the log.",
                     "schema": {"type": "string", "format": "uuid"},
                 }
             ],
             "requestBody": {"required": True, "content": content(request)},
             "responses": {
-                "200": {"description": "The answer; it is in the log.", "content": content(answer)},
+                "200": {"description": "The prediction; it is logged.", "content": content(answer)},
                 **{
                     status: {"description": text, "content": content(problem)} for status, text in problems.items()
                 },

@@ -1,4 +1,4 @@
-"""The heart: whatever waits is taken together, answered by one model call and one commit, then sent."""
+"""Group concurrent requests: one model call and one journal commit answer all predictions that are waiting."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from service.asgi import Refusal
+from service.asgi import RequestError
 from service.journal import Journal
 from service.metrics import Metrics
 from service.model import Model
@@ -22,25 +22,25 @@ from service.shipper import Shipper
 
 log = logging.getLogger(__name__)
 
-# Turns of the event loop for which a group gathers: in these the answers just given are sent, and what their
-# clients ask next is read. Measured at 32 connections: nearly all share one fsync, with 0 turns half of them do.
-TURNS = 3
+# Iterations of the event loop for which a group collects requests. In them the loop sends the previous answers and
+# reads the requests that follow. Measured at 32 connections: nearly all requests share an fsync; with 0, half do.
+GATHER_ITERATIONS = 3
 
 
 class Waiting(NamedTuple):
-    """A request's rows, and where its answers go."""
+    """The rows of a request, and the future for its answers."""
 
     rows: Sequence[Row]
     started: float
-    """Arrival of the request, of time.perf_counter()."""
+    """Arrival of the request, by time.perf_counter()."""
     answers: asyncio.Future[list[Answer]]
 
 
 class Batcher:
-    """Answers requests in groups, in a worker thread, and only after their records are on disk.
+    """Answers requests in groups, in a worker thread, after their records are on disk.
 
-    While a group is being answered the next one gathers, so under load a group is large and its one fsync
-    is shared, and without load a request waits for nobody.
+    The next group gathers while the worker answers the current one. Under load groups are therefore large and
+    share one fsync; without load a request does not wait for others.
     """
 
     def __init__(
@@ -58,36 +58,36 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     def start(self) -> None:
-        """Start the worker; to be called on the event loop that will call `answer`."""
+        """Start the worker. Call this on the event loop that will call `answer`."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer what was handed over and end the worker."""
+        """Answer the groups that the worker already has, then end it."""
         self._groups.put(None)
         self._thread.join()
 
     def busy_seconds(self) -> float:
-        """Return for how long the group in hand has been worked on, 0 when idle."""
+        """Return how long the worker has been busy with the current group, 0 when idle."""
         return 0.0 if self._busy_since is None else time.perf_counter() - self._busy_since
 
     def answer(self, rows: Sequence[Row], started: float) -> asyncio.Future[list[Answer]]:
-        """Return the answers to come for rows that `schema` has checked. Raises Refusal (503) when too many wait.
+        """Return a future of the answers to validated rows. Raises RequestError (503) when too many rows wait.
 
-        The future raises Refusal (503) when the journal cannot take the record.
+        The future raises RequestError (503) when the journal cannot store the predictions.
         """
         if self._rows + len(rows) > self._max_waiting:
-            raise Refusal(503, "too many predictions wait; try again in a second", {"retry-after": "1"})
+            raise RequestError(503, "too many predictions are waiting; retry in a second", {"retry-after": "1"})
         future = self._loop.create_future()
         self._waiting.append(Waiting(rows, started, future))
         self._rows += len(rows)
         if self._busy_since is None and len(self._waiting) == 1:
-            self._gather(TURNS)
+            self._gather(GATHER_ITERATIONS)
         return future
 
-    def _gather(self, turns: int) -> None:
-        if turns:
-            self._loop.call_soon(self._gather, turns - 1)
+    def _gather(self, iterations: int) -> None:
+        if iterations:
+            self._loop.call_soon(self._gather, iterations - 1)
         else:
             self._hand_over()
 
@@ -101,12 +101,14 @@ class Batcher:
             try:
                 answers = self._commit(group)
             except sqlite3.Error as error:
-                log.error("the journal does not take predictions", extra={"reason": str(error)})
-                refusal = Refusal(503, "the prediction log cannot be written; try again", {"retry-after": "5"})
-                self._loop.call_soon_threadsafe(self._refuse, group, refusal)
+                log.error("the journal cannot store predictions", extra={"reason": str(error)})
+                unavailable = RequestError(
+                    503, "the prediction log cannot be written; retry", {"retry-after": "5"}
+                )
+                self._loop.call_soon_threadsafe(self._fail, group, unavailable)
             except Exception:
                 log.exception("a group of predictions failed")
-                self._loop.call_soon_threadsafe(self._refuse, group, Refusal(500, "the prediction failed"))
+                self._loop.call_soon_threadsafe(self._fail, group, RequestError(500, "the prediction failed"))
             else:
                 self._loop.call_soon_threadsafe(self._send, group, answers)
 
@@ -116,7 +118,7 @@ class Batcher:
         answers, records = predict(self._model, rows, started)
         self._journal.append(msgspec.json.encode(records), len(records))
         self._shipper.wake()
-        self._metrics.predicted(answers)
+        self._metrics.count_predictions(answers)
         return answers
 
     def _send(self, group: list[Waiting], answers: list[Answer]) -> None:
@@ -128,32 +130,32 @@ class Batcher:
             start = stop
         self._finish(group)
 
-    def _refuse(self, group: list[Waiting], refusal: Refusal) -> None:
+    def _fail(self, group: list[Waiting], error: RequestError) -> None:
         for waiting in group:
             if not waiting.answers.done():
-                waiting.answers.set_exception(refusal)
+                waiting.answers.set_exception(error)
         self._finish(group)
 
     def _finish(self, group: list[Waiting]) -> None:
         self._rows -= sum(len(waiting.rows) for waiting in group)
         self._busy_since = None
         if self._waiting:
-            self._gather(TURNS)
+            self._gather(GATHER_ITERATIONS)
 
 
 def predict(
     model: Model, rows: Sequence[Row], started: Sequence[float], request_ids: Sequence[str] | None = None
 ) -> tuple[list[Answer], list[Record]]:
-    """Return the answers to n rows, and their records for the log; new request ids unless they are given."""
+    """Return the answers to n rows and their records for the log, under these request ids or under new ones."""
     labels, probabilities = model.predict(np.array(rows, np.float32))
     now, clock = time.time(), time.perf_counter()
-    name, version, classes = model.facts.name, model.facts.version, model.facts.classes
+    name, version, classes = model.metadata.name, model.metadata.version, model.metadata.classes
     answers: list[Answer] = []
     records: list[Record] = []
-    for row, begun, label, probability, request_id in zip(
+    for row, arrived, label, probability, request_id in zip(
         rows, started, labels, probabilities, request_ids or new_request_ids(len(rows), now), strict=True
     ):
-        seconds = clock - begun
+        seconds = clock - arrived
         latency = round(seconds * 1000, 3)
         answers.append(Answer(label, classes[label], probability, latency, name, version, request_id))
         records.append(Record(request_id, name, version, row, label, probability, latency, now - seconds))
@@ -161,10 +163,11 @@ def predict(
 
 
 def new_request_ids(count: int, now: float) -> list[str]:
-    """Return UUIDs of version 7 (RFC 9562): they rise with time, which keeps the log's unique index compact."""
-    when = f"{int(now * 1000):012x}"
-    prefix = f"{when[:8]}-{when[8:]}-7"
-    noise = os.urandom(10 * count).hex()  # 74 random bits would fit; "a" fixes two of them with the variant
+    """Return `count` UUIDs of version 7 (RFC 9562), which ascend with time and keep the log's index compact."""
+    milliseconds = f"{int(now * 1000):012x}"
+    prefix = f"{milliseconds[:8]}-{milliseconds[8:]}-7"
+    # Of the 74 random bits that the format allows, 72 are used: the fixed "a" holds the variant and two of them.
+    noise = os.urandom(10 * count).hex()
     return [
         f"{prefix}{noise[i : i + 3]}-a{noise[i + 3 : i + 6]}-{noise[i + 6 : i + 18]}"
         for i in range(0, 20 * count, 20)

@@ -1,17 +1,16 @@
-"""PostgreSQL: the prediction log's table, and the few statements that the service has for it."""
+"""PostgreSQL: the tables of the prediction log, and the statements that the service runs on them."""
 
 import os
 import select
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 
-STATEMENT_SECONDS = 10  # longer than any statement here takes; a server that is silent for so long is hung
+STATEMENT_SECONDS = 10  # longer than any statement here takes: a server that is silent for so long is hung
 
-# One advisory lock for whoever creates the tables: pods of one release start at the same time.
+# Advisory lock around CREATE TABLE: the pods of a release start at the same time.
 SCHEMA_LOCK = 0x1815
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -36,7 +35,7 @@ CREATE TABLE IF NOT EXISTS predictions_rejected (
 """
 TABLES_EXIST = "SELECT to_regclass('predictions') IS NOT NULL AND to_regclass('predictions_rejected') IS NOT NULL"
 
-# The records come as one JSON array, as they stand in the journal, and PostgreSQL takes them apart.
+# The parameter is a JSON array of records, as the journal stores them.
 INSERT = """
 INSERT INTO predictions
     (request_id, model_name, model_version, features, prediction, probability, latency_ms, timestamp)
@@ -57,8 +56,8 @@ SELECT id, request_id, model_name, model_version, array_to_string(features, ' ')
        probability, latency_ms, timestamp, created_at
 FROM predictions ORDER BY id DESC LIMIT %s
 """
-# A version has one request in ten while it is the canary: so much further back its rows are looked for, and no
-# further, because they may be nowhere in a long log.
+# A canary serves one request in ten, so its newest `rows` are among the newest 10 * `rows` of the log. The search
+# ends there, because a long log may have no row of this version at all.
 NEWEST_OF_VERSION = """
 SELECT features, prediction, probability
 FROM (SELECT * FROM predictions ORDER BY id DESC LIMIT 10 * %(rows)s) AS newest
@@ -72,12 +71,12 @@ FROM predictions WHERE request_id = ANY(%s)
 
 
 def connect(url: str) -> psycopg2.extensions.connection:
-    """Return a connection to the log, in autocommit and UTC; its tables are there. Raises psycopg2.Error."""
+    """Connect to the log in autocommit mode and UTC, and create missing tables. Raises psycopg2.Error."""
     connection = psycopg2.connect(url, application_name="iris", tcp_user_timeout=10_000)
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SET TIME ZONE 'UTC'")  # created_at has the time zone of whoever inserts
+            cursor.execute("SET TIME ZONE 'UTC'")  # created_at is in the time zone of the session
         _ensure_tables(connection)
     except psycopg2.Error:
         connection.close()
@@ -86,9 +85,9 @@ def connect(url: str) -> psycopg2.extensions.connection:
 
 
 def newest_of(url: str, name: str, version: str, rows: int) -> list[tuple[list[float], int, float]]:
-    """Return (features, prediction, probability) of a version's newest `rows`, fewer where they lie far back.
+    """Return (features, prediction, probability) of a version's newest predictions, at most `rows`.
 
-    Nothing can be written, and no table is created. Raises psycopg2.Error.
+    The session is read-only and creates no table. Raises psycopg2.Error.
     """
     connection = psycopg2.connect(url, application_name="iris-drift", tcp_user_timeout=10_000)
     try:
@@ -101,48 +100,43 @@ def newest_of(url: str, name: str, version: str, rows: int) -> list[tuple[list[f
 
 
 def bound_waits() -> Callable[[], None]:
-    """Make every psycopg2 call of this process fail after STATEMENT_SECONDS without a word from the server.
+    """Make every psycopg2 call of this process fail when the server is silent for STATEMENT_SECONDS.
 
-    libpq alone waits for ever on a server that is stopped but whose kernel still acknowledges. Returns what makes
-    all of them fail at once, for the end of the process.
+    libpq alone waits for ever on a stopped server whose kernel still acknowledges packets. Returns a function that
+    makes all calls fail at once, for the end of the process.
     """
-    ending = os.eventfd(0)
-    psycopg2.extensions.set_wait_callback(partial(_wait, ending))
-    return partial(os.eventfd_write, ending, 1)
+    cancelled = os.eventfd(0)
+    psycopg2.extensions.set_wait_callback(partial(_wait, cancelled))
+    return partial(os.eventfd_write, cancelled, 1)
 
 
-def refuses_the_row(error: Exception) -> bool:
-    """Whether this very row is refused, for good: not UTF-8, or the server's data, constraint or trigger error."""
+def rejects_row(error: Exception) -> bool:
+    """Return whether a retry of the row would fail again: not UTF-8, or a data, constraint or trigger error."""
     if isinstance(error, psycopg2.Error):
         return (error.pgcode or "")[:2] in ("22", "23", "P0")
     return isinstance(error, UnicodeDecodeError)
 
 
 def _ensure_tables(connection: psycopg2.extensions.connection) -> None:
-    # Only where they are missing: whoever may not create tables can have them created by somebody else.
+    # Only if they are missing: a user without the right to create tables can use existing ones.
     with connection.cursor() as cursor:
         cursor.execute(TABLES_EXIST)
-        if not _row(cursor)[0]:
-            # One string is one transaction, so the lock is held until the tables are committed.
+        ((tables_exist,),) = cursor.fetchall()
+        if not tables_exist:
+            # Both statements are one transaction, so the lock is held until the tables are committed.
             cursor.execute(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA}")
 
 
-def _wait(ending: int, connection: psycopg2.extensions.connection) -> None:
+def _wait(cancelled: int, connection: psycopg2.extensions.connection) -> None:
     while True:
         state = connection.poll()
         if state == psycopg2.extensions.POLL_OK:
             return
-        waiting = select.poll()  # not select(), which fails from the 1024th open file on
+        waiting = select.poll()  # not select(), which fails for file descriptors from 1024 on
         waiting.register(connection, select.POLLIN if state == psycopg2.extensions.POLL_READ else select.POLLOUT)
-        waiting.register(ending, select.POLLIN)
+        waiting.register(cancelled, select.POLLIN)
         ready = dict(waiting.poll(STATEMENT_SECONDS * 1000))
-        if ending in ready:
-            raise psycopg2.OperationalError("the service ends")
+        if cancelled in ready:
+            raise psycopg2.OperationalError("the service is shutting down")
         if not ready:
             raise psycopg2.OperationalError(f"PostgreSQL did not answer within {STATEMENT_SECONDS} s")
-
-
-def _row(cursor: psycopg2.extensions.cursor) -> tuple[Any, ...]:
-    row = cursor.fetchone()
-    assert row is not None  # noqa: S101 - for the type checker: the statements here always give a row
-    return row

@@ -1,7 +1,7 @@
-"""`python -m service.drift`: gauges of how far traffic is from what the model learned from.
+"""`python -m service.drift`: export the drift of traffic from the model's training data as gauges.
 
-A process of its own, from the image that serves: it reads the prediction log, where the answers of all pods are,
-and no request waits for it.
+This is a process of its own, from the serving image. It reads the prediction log, which has the predictions of all
+pods, and delays no request.
 """
 
 import logging
@@ -18,145 +18,157 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service import database, logs, shift
-from service.facts import Facts, ModelError, Reference, read_facts
-from service.settings import Settings, SettingsError, from_environ
-from service.shift import Sample, Shift
+from service import database, logs
+from service.drift_statistics import DriftStatistic, Sample, compare
+from service.model_metadata import ModelError, ModelMetadata, Reference, read_model_metadata
+from service.settings import Settings, SettingsError, cannot_listen, from_environ
 
 log = logging.getLogger(__name__)
-MINIMUM = 100
-"""Rows of the model's version below which nothing is said: no data is no verdict."""
+MINIMUM_ROWS = 100
+"""Rows of the model's version that a comparison needs; with fewer there is no verdict."""
 QUANTILES = (0.1, 0.5, 0.9)
-FIRST_PAUSE = 1.0  # seconds until the next attempt while PostgreSQL is away, doubling up to the usual interval
+FIRST_RETRY_SECONDS = 1.0  # while PostgreSQL is unavailable; doubles up to the usual interval
 
 
 class Measurement(NamedTuple):
-    """What one look found: how many rows there were, and by what they are of the shifts, none of too few rows."""
+    """One comparison with the reference. Without enough rows there are no statistics."""
 
     rows: int
-    shifts: dict[str, Shift]
+    statistics: dict[str, DriftStatistic]
+    """By feature, and for "prediction" and "confidence"."""
     confidence: dict[str, float]
-    """Quantiles of the probabilities, by which they are."""
+    """The quantiles of the probabilities, by quantile ("0.5")."""
 
 
 class Gauges(Collector):
-    """The last measurement as metrics; what could not be measured has no series. Names are a contract."""
+    """The last measurement as metrics. A missing value has no series. Names and labels are a contract."""
 
     def __init__(self, version: str) -> None:
         self._version = version
         self._measured: Measurement | None = None
         self._last_success: float | None = None
 
-    def show(self, measured: Measurement) -> None:
-        """Expose what was found just now."""
+    def publish(self, measured: Measurement) -> None:
+        """Export a new measurement."""
         self._measured, self._last_success = measured, time.time()
 
-    def withdraw(self) -> None:
-        """Expose nothing but when the last measurement was: it is no longer true."""
+    def clear(self) -> None:
+        """Export only the time of the last measurement, which is out of date."""
         self._measured = None
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families in the form that the client library exposes."""
+        """Yield the metric families for the client library."""
         labels = ["about", "version"]
         statistic = GaugeMetricFamily(
-            "iris_drift_statistic", "Distance of recent traffic from the reference, 0 to 1.", labels=labels
+            "iris_drift_statistic", "Distance of recent traffic from the training data, 0 to 1.", labels=labels
         )
-        limit = GaugeMetricFamily("iris_drift_limit", "What chance alone hardly exceeds.", labels=labels)
+        critical_value = GaugeMetricFamily(
+            "iris_drift_limit",
+            "Critical value of iris_drift_statistic: larger values are unlikely to be chance.",
+            labels=labels,
+        )
         confidence = GaugeMetricFamily(
-            "iris_confidence", "Quantiles of the probability of recent answers.", labels=["quantile", "version"]
+            "iris_confidence",
+            "Quantiles of the probability of recent predictions.",
+            labels=["quantile", "version"],
         )
-        size = GaugeMetricFamily("iris_drift_sample_size", "Predictions that were compared.", labels=["version"])
+        size = GaugeMetricFamily(
+            "iris_drift_sample_size", "Number of predictions that were compared.", labels=["version"]
+        )
         success = GaugeMetricFamily(
-            "iris_drift_last_success_timestamp_seconds", "When the prediction log was last read and compared."
+            "iris_drift_last_success_timestamp_seconds",
+            "Time of the last successful comparison (seconds since the epoch).",
         )
         if measured := self._measured:
             size.add_metric([self._version], measured.rows)
-            for about, found in measured.shifts.items():
-                statistic.add_metric([about, self._version], found.statistic)
-                limit.add_metric([about, self._version], found.limit)
+            for about, drift in measured.statistics.items():
+                statistic.add_metric([about, self._version], drift.value)
+                critical_value.add_metric([about, self._version], drift.critical_value)
             for quantile, probability in measured.confidence.items():
                 confidence.add_metric([quantile, self._version], probability)
         if self._last_success is not None:
             success.add_metric([], self._last_success)
-        yield from (statistic, limit, confidence, size, success)
+        yield from (statistic, critical_value, confidence, size, success)
 
 
-def measure(database_url: str, facts: Facts, reference: Reference, window: int) -> Measurement:
+def measure(database_url: str, metadata: ModelMetadata, reference: Reference, window: int) -> Measurement:
     """Compare the newest `window` predictions of this version with the reference. Raises psycopg2.Error."""
-    rows = database.newest_of(database_url, facts.name, facts.version, window)
-    if len(rows) < MINIMUM:
+    rows = database.newest_of(database_url, metadata.name, metadata.version, window)
+    if len(rows) < MINIMUM_ROWS:
         return Measurement(len(rows), {}, {})
     features, predictions, probabilities = map(np.array, zip(*rows, strict=True))
-    shifts = shift.compare(facts, reference, Sample(features, predictions, probabilities))
-    return Measurement(len(rows), shifts, {str(q): float(np.quantile(probabilities, q)) for q in QUANTILES})
+    statistics = compare(metadata, reference, Sample(features, predictions, probabilities))
+    confidence = {str(q): float(np.quantile(probabilities, q)) for q in QUANTILES}
+    return Measurement(len(rows), statistics, confidence)
 
 
-def watch(
-    settings: Settings, facts: Facts, reference: Reference, gauges: Gauges, stopping: threading.Event
+def monitor(
+    settings: Settings, metadata: ModelMetadata, reference: Reference, gauges: Gauges, stopping: threading.Event
 ) -> None:
-    """Measure every settings.drift_seconds until `stopping` is set, whatever fails in between."""
-    pause, suspected, reason = 0.0, set[str](), None
+    """Measure every settings.drift_seconds until `stopping` is set. Log changes, and go on after any error."""
+    pause = 0.0
+    suspected: set[str] = set()
+    failure = ""  # the reason why the last measurement failed
     while not stopping.wait(pause):
         try:
-            measured = measure(settings.database_url, facts, reference, settings.drift_window)
-        except Exception as error:  # noqa: BLE001 - supervision: who no longer measures must not look like no drift
-            gauges.withdraw()
+            measured = measure(settings.database_url, metadata, reference, settings.drift_window)
+        except Exception as error:  # noqa: BLE001 - supervision: without measurements there must be no gauges either
+            gauges.clear()
             if stopping.is_set():
                 return
-            pause = min(2 * pause if reason else FIRST_PAUSE, settings.drift_seconds)
-            said = " ".join(str(error).split()) or type(error).__name__
-            if said != reason:
-                log.warning("the prediction log cannot be compared", extra={"reason": said})
-            reason = said
+            pause = min(2 * pause, settings.drift_seconds) if failure else FIRST_RETRY_SECONDS
+            reason = " ".join(str(error).split()) or type(error).__name__
+            if reason != failure:
+                log.warning("the prediction log cannot be compared", extra={"reason": reason})
+            failure = reason
             continue
-        gauges.show(measured)
-        if reason:
+        gauges.publish(measured)
+        if failure:
             log.info("the prediction log is compared again", extra={"rows": measured.rows})
-        beyond = {about for about, found in measured.shifts.items() if found.suspected}
+        beyond = {about for about, statistic in measured.statistics.items() if statistic.suspected}
         if beyond != suspected:
-            _tell(measured, beyond)
-        pause, suspected, reason = settings.drift_seconds, beyond, None
+            _log_change(measured, beyond)
+        pause, suspected, failure = settings.drift_seconds, beyond, ""
 
 
-def _tell(measured: Measurement, beyond: set[str]) -> None:
-    found = {about: measured.shifts[about]._asdict() for about in sorted(beyond)}
-    level, message = (logging.WARNING, "drift is suspected") if beyond else (logging.INFO, "no drift any more")
-    log.log(level, message, extra={"rows": measured.rows, "about": found})
+def _log_change(measured: Measurement, suspected: set[str]) -> None:
+    extra: dict[str, object] = {"rows": measured.rows}
+    extra["about"] = {about: measured.statistics[about]._asdict() for about in sorted(suspected)}
+    if suspected:
+        log.warning("drift is suspected", extra=extra)
+    else:
+        log.info("drift is no longer suspected", extra=extra)
 
 
 def main() -> int:
-    """Measure until SIGTERM; return 0 then, 1 with one line on standard error when it cannot start."""
+    """Measure until SIGTERM; return 0. If the process cannot start, print one line and return 1."""
     try:
         settings = from_environ(os.environ)
         logs.set_up(settings.log_level)
-        facts = read_facts(settings.model_dir / "model.json")
-        gauges, registry = Gauges(facts.version), CollectorRegistry()
+        metadata = read_model_metadata(settings.model_dir / "model.json")
+        gauges, registry = Gauges(metadata.version), CollectorRegistry()
         registry.register(gauges)
-        start_http_server(settings.port, settings.host, registry)
+        try:
+            start_http_server(settings.port, settings.host, registry)
+        except OSError as error:
+            raise cannot_listen(settings, error) from error
     except (SettingsError, ModelError) as error:
         print(f"drift: cannot start: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except OSError as error:
-        print(  # noqa: T201
-            f"drift: cannot start: cannot listen on {settings.host}:{settings.port}: "
-            f"{os.strerror(error.errno or 0)}; IRIS_HOST and IRIS_PORT set another address",
-            file=sys.stderr,
-        )
-        return 1
-    stopping, end_waits = threading.Event(), database.bound_waits()
+    stopping, cancel_waits = threading.Event(), database.bound_waits()
 
-    def end(*_: object) -> None:
+    def stop(*_: object) -> None:
         stopping.set()
-        end_waits()
+        cancel_waits()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    extra = {"model": facts.name, "version": facts.version}
-    if facts.reference:
-        log.info("ready", extra={**extra, "window": settings.drift_window, "minimum": MINIMUM})
-        watch(settings, facts, facts.reference, gauges, stopping)
+        signal.signal(number, stop)
+    extra: dict[str, object] = {"model": metadata.name, "version": metadata.version}
+    if metadata.reference:
+        log.info("ready", extra={**extra, "window": settings.drift_window, "minimum": MINIMUM_ROWS})
+        monitor(settings, metadata, metadata.reference, gauges, stopping)
     else:
-        log.warning("model.json has no reference: there is no drift to measure", extra=extra)
+        log.warning("model.json has no reference; drift cannot be measured", extra=extra)
         stopping.wait()
     return 0
 

@@ -1,4 +1,4 @@
-"""The local journal: predictions are on disk here before they are answered, until PostgreSQL has them."""
+"""The local journal: it stores predictions before they are answered, and until PostgreSQL has them."""
 
 import fcntl
 import logging
@@ -23,11 +23,11 @@ CREATE TABLE IF NOT EXISTS groups (
 
 
 class JournalError(Exception):
-    """The journal cannot be used; the message says why and what to do."""
+    """The journal cannot be used; the message names the cause and the remedy."""
 
 
 class Group(NamedTuple):
-    """Predictions that were committed together: `records` is a JSON array of `size` objects."""
+    """Predictions that were committed together. `records` is a JSON array of `size` objects."""
 
     id: int
     size: int
@@ -35,31 +35,31 @@ class Group(NamedTuple):
 
 
 class Journal:
-    """A durable queue of groups of predictions in `folder`, for one writer and one shipper.
+    """A durable queue of groups of predictions, for one writer and one shipper.
 
     `append` returns when the group is on disk (SQLite, WAL, synchronous=FULL: one fsync a group).
     One process at a time owns the folder.
     """
 
     def __init__(self, folder: Path, max_mib: int) -> None:
-        """Open or create the journal. Raises JournalError when the folder cannot be written or is in use.
+        """Open or create the journal in `folder`. Raises JournalError if the folder is not writable or is in use.
 
-        A corrupt journal is set aside under another name and reported: records that were acknowledged may
-        be in it, and a service that restarts for ever helps nobody.
+        A corrupt journal may contain acknowledged predictions, so it is quarantined under another name. The
+        service then starts with an empty journal instead of crash-looping.
         """
         self._path = folder / "journal.sqlite"
         self._max_mib = max_mib
-        self._owner = _own(folder)
-        self._lock = threading.Lock()  # SQLite has one writer at a time; waiting here is cheaper than its polling
-        self.set_aside = False
-        if reason := _damage_to_wal(self._path):
-            self._set_aside(("-wal", "-shm"), reason)
+        self._owner = _lock_folder(folder)
+        self._lock = threading.Lock()  # SQLite allows one writer at a time; a lock is cheaper than its polling
+        self.quarantined = False
+        if reason := _wal_damage(self._path):
+            self._quarantine(("-wal", "-shm"), reason)
         try:
             self._open()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise JournalError(f"cannot write the journal {self._path}: {error}") from error
-            self._set_aside(("", "-wal", "-shm"), str(error))
+            self._quarantine(("", "-wal", "-shm"), str(error))
             self._open()
         self.depth, self._last, self._oldest = self._writer.execute(
             "SELECT coalesce(sum(size), 0), coalesce(max(id), 0), coalesce(min(created), 0) FROM groups"
@@ -67,10 +67,10 @@ class Journal:
         self.written = 0
         self.shipped = 0
         self.error: str | None = None
-        self._refused = 0  # bytes of the group that could not be written
+        self._failed_bytes = 0  # size of the last group that could not be written
 
     def append(self, records: bytes, size: int) -> None:
-        """Put a group on disk. Raises sqlite3.Error when it could not be, and then nothing of it is kept."""
+        """Store a group on disk. On failure raises sqlite3.Error and stores nothing of it."""
         created = time.time()
         try:
             with self._lock:
@@ -79,18 +79,20 @@ class Journal:
                 self._writer.execute(
                     "INSERT INTO groups VALUES (?, ?, ?, ?)", (self._last + 1, size, created, records)
                 )
-                self._last += 1  # never the number of a removed group: the shipper remembers how far it came
+                self._last += (
+                    1  # never reuse a removed group's id: the shipper remembers the last id that it shipped
+                )
                 if not self.depth:
                     self._oldest = created
                 self.depth += size
         except sqlite3.Error as error:
-            self.error, self._refused = str(error), len(records)
+            self.error, self._failed_bytes = str(error), len(records)
             raise
         self.error = None
         self.written += size
 
     def oldest(self, after: int, rows: int) -> list[Group]:
-        """Return the oldest groups with an id above `after`, together about `rows` rows, at least one group."""
+        """Return the oldest groups with an id above `after`, until they have `rows` rows or more together."""
         groups: list[Group] = []
         with self._lock:
             for row in self._shipper.execute(
@@ -103,10 +105,11 @@ class Journal:
         return groups
 
     def remove(self, up_to: int) -> None:
-        """Forget the groups up to this id, which PostgreSQL has.
+        """Remove the groups up to this id, which PostgreSQL has.
 
-        Not fsynced: after a crash they are shipped again, to no effect. On a full disk SQLite cannot delete,
-        because its WAL would have to grow: then they stay until all are shipped, and the files start afresh.
+        Without an fsync: after a crash they are shipped again, which has no effect. On a full disk SQLite cannot
+        delete, because its WAL would have to grow. The groups then remain until PostgreSQL has all of them, and
+        the files are recreated.
         """
         with self._lock:
             size, next_created = self._shipper.execute(
@@ -121,22 +124,22 @@ class Journal:
             self.shipped += size
             self._oldest = next_created or self._oldest
             if not deleted:
-                self._start_afresh()
+                self._recreate()
 
     def oldest_age(self) -> float:
-        """Return the seconds that the oldest unshipped group has waited, 0 when there is none."""
-        # Without the lock: who asks is the event loop, and the lock is held for as long as the disk takes.
+        """Return how long the oldest unshipped group has been waiting (seconds), 0 when the journal is empty."""
+        # Without the lock: the event loop calls this, and a slow disk may hold the lock for long.
         return max(0.0, time.time() - self._oldest) if self.depth else 0.0
 
     def probe(self) -> None:
-        """Find out whether the journal can be written again after an error: by an empty group of that size."""
+        """Test whether a journal that failed is writable again, with an empty group of the same size."""
         try:
-            self.append(b"[]".ljust(self._refused), 0)
+            self.append(b"[]".ljust(self._failed_bytes), 0)
         except sqlite3.Error:
             log.warning("the journal cannot be written", extra={"reason": self.error})
 
     def close(self) -> None:
-        """Close the files and give the folder up."""
+        """Close the files and release the folder."""
         with self._lock:
             self._shipper.close()
             self._writer.close()
@@ -162,8 +165,8 @@ class Journal:
             return False
         return True
 
-    def _start_afresh(self) -> None:
-        log.warning("the disk is full; PostgreSQL has all of the journal, which starts afresh")
+    def _recreate(self) -> None:
+        log.warning("the disk is full and PostgreSQL has the whole journal; recreating the journal's files")
         self._closed = True
         self._shipper.close()
         self._writer.close()
@@ -171,40 +174,43 @@ class Journal:
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         self._open()
 
-    def _set_aside(self, suffixes: tuple[str, ...], reason: str) -> None:
+    def _quarantine(self, suffixes: tuple[str, ...], reason: str) -> None:
         now = time.time_ns()
         when = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now // 10**9))}.{now % 10**9:09}"
-        aside = self._path.with_name(f"{self._path.name}.corrupt-{when}")
+        quarantine = self._path.with_name(f"{self._path.name}.corrupt-{when}")
         for suffix in suffixes:
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
-                file.rename(aside.with_name(aside.name + suffix))
-        self.set_aside = True
+                file.rename(quarantine.with_name(quarantine.name + suffix))
+        self.quarantined = True
         log.error(
-            "the journal is corrupt and was set aside; `sqlite3 FILE .recover` shows what can be read of it",
-            extra={"file": str(aside) + suffixes[0], "reason": reason},
+            "the journal is corrupt and was quarantined; `sqlite3 FILE .recover` prints what is still readable",
+            extra={"file": str(quarantine) + suffixes[0], "reason": reason},
         )
 
 
-def _damage_to_wal(path: Path) -> str | None:
-    """Return what is wrong with a WAL that SQLite would pass over in silence, and then overwrite."""
+def _wal_damage(path: Path) -> str | None:
+    """Describe damage to the WAL that SQLite would ignore silently before it overwrites the file."""
     wal = path.with_name(path.name + "-wal")
     if not wal.exists() or not wal.stat().st_size:
         return None
     if not path.exists() or not path.stat().st_size:
-        return f"{path.name} is gone"
+        return f"{path.name} is missing"
     with wal.open("rb") as file:
         header = file.read(32)
-    # https://www.sqlite.org/fileformat2.html#the_write_ahead_log: the magic number's last bit is the byte order.
+    # https://www.sqlite.org/fileformat2.html#walformat: the last bit of the magic number is the byte order of the
+    # checksum over the header's first 24 bytes.
     order = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}.get(header[:4])
     if order is None or len(header) < 32:
-        return f"{wal.name} does not begin like a WAL"
+        return f"{wal.name} does not start with a WAL header"
     words = struct.unpack(f"{order}6I", header[:24])
     first = second = 0
     for even, odd in zip(words[::2], words[1::2], strict=True):
         first = (first + even + second) & 0xFFFFFFFF
         second = (second + odd + first) & 0xFFFFFFFF
-    return None if (first, second) == struct.unpack(">2I", header[24:]) else f"{wal.name} has a damaged header"
+    if (first, second) != struct.unpack(">2I", header[24:]):
+        return f"{wal.name} has a damaged header"
+    return None
 
 
 def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
@@ -214,19 +220,19 @@ def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
-def _own(folder: Path) -> int:
+def _lock_folder(folder: Path) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         owner = os.open(folder / "owner.lock", os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         raise JournalError(
-            f"cannot write the journal's folder {folder}: {error.strerror}; IRIS_JOURNAL_DIR says where it is"
+            f"cannot write the journal's folder {folder}: {error.strerror}; IRIS_JOURNAL_DIR is its path"
         ) from error
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(owner)
         raise JournalError(
-            f"the journal's folder {folder} is in use by another process; end it, or set IRIS_JOURNAL_DIR"
+            f"the journal's folder {folder} is in use by another process; stop that, or set IRIS_JOURNAL_DIR"
         ) from error
     return owner

@@ -1,4 +1,4 @@
-"""Logging as one JSON object a line."""
+"""Logging: one JSON object a line, on standard error."""
 
 import logging
 import sys
@@ -10,10 +10,10 @@ STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record, its `extra` fields and its traceback as one JSON object."""
+    """Formats a record with its `extra` fields and its traceback as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; times are UTC."""
+        """Return the line. Times are in UTC."""
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {
             "time": f"{when}.{int(record.msecs):03d}Z",
@@ -28,7 +28,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(level: str) -> None:
-    """Send every logger's lines to standard error, the server's own included."""
+    """Log to standard error at this level; from uvicorn, only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

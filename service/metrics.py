@@ -1,4 +1,4 @@
-"""Prometheus metrics: what is counted while serving, and what is read when it is asked for."""
+"""Prometheus metrics: counters that requests update, and gauges that are read at each scrape."""
 
 import os
 import threading
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from service.model import Model
     from service.shipper import Shipper
 
-# Seconds. An edge at each threshold that a rule or gate uses (0.25, 0.5, 1.0), and room above the last of them.
+# Seconds. Rules and gates need an edge at each of their thresholds (0.25, 0.5, 1.0), and buckets above the last.
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-RATE_WINDOW = 10  # seconds that iris_rps looks back
-CGROUP = Path("/sys/fs/cgroup")  # in a container: its own
+RATE_WINDOW = 10  # seconds over which iris_rps averages
+CGROUP = Path("/sys/fs/cgroup")  # inside a container, its own control group
 
 
 class Histogram(Collector):
-    """A histogram, written by one thread at a time: adding is a bisection; the client library's takes locks."""
+    """A histogram for one writing thread at a time. Unlike the client library's, it takes no locks."""
 
     def __init__(self, name: str, documentation: str, label: str | None = None) -> None:
         self._name = name
@@ -47,7 +47,7 @@ class Histogram(Collector):
         self._sums[label] += seconds
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the family in the form that the client library exposes."""
+        """Yield the metric family for the client library."""
         family = HistogramMetricFamily(
             self._name, self._documentation, labels=[self._label] if self._label else []
         )
@@ -63,57 +63,52 @@ class Histogram(Collector):
 
 
 class Metrics:
-    """All metrics of the service in a registry of their own. Names and labels are a contract: rules read them."""
+    """All metrics of the service, in a registry. Names and labels are a contract: rules and gates query them."""
 
     def __init__(self, model: "Model") -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which no rule reads
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # _created series, which no rule reads
         self.registry = CollectorRegistry(auto_describe=True)
-        self._requests = Counter(
-            "iris_requests", "Requests answered.", ["method", "endpoint", "status"], registry=self.registry
-        )
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(name, documentation, labels, registry=self.registry)
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(name, documentation, labels, registry=self.registry)
+
+        self._requests = counter("iris_requests", "Requests answered.", "method", "endpoint", "status")
         self._by_label: dict[tuple[str, str, int], Counter] = {}
         self._latency = Histogram(
-            "iris_request_latency_seconds", "From a request's arrival to its answer.", "endpoint"
+            "iris_request_latency_seconds", "Time from the arrival of a request to its response.", "endpoint"
         )
         self.registry.register(self._latency)
-        predictions = Counter(
-            "iris_predictions", "Predictions answered, by class.", ["prediction"], registry=self.registry
-        )
-        self._predictions = [predictions.labels(name) for name in model.facts.classes]
+        predictions = counter("iris_predictions", "Predictions answered, by class.", "prediction")
+        self._predictions = [predictions.labels(name) for name in model.metadata.classes]
         self._predicting = threading.Lock()
         self._prediction_latency = Histogram(
-            "iris_prediction_latency_seconds", "From a request's arrival to the model's answer."
+            "iris_prediction_latency_seconds", "Time from the arrival of a request to its prediction."
         )
         self.registry.register(self._prediction_latency)
-        errors = Counter(
-            "iris_errors", "Answers of 4xx (client) and 5xx (server).", ["kind"], registry=self.registry
-        )
+        errors = counter("iris_errors", "Responses with status 4xx (client) or 5xx (server).", "kind")
         self._client_errors, self._server_errors = errors.labels("client"), errors.labels("server")
-        self._rps = Gauge("iris_rps", f"Requests a second over the last {RATE_WINDOW} s.", registry=self.registry)
-        self._cpu = Gauge("iris_cpu_usage_percent", "CPU of the process, 100 a core.", registry=self.registry)
-        self._memory = Gauge("iris_memory_usage_mb", "Resident memory (MiB).", registry=self.registry)
+        self._rps = gauge("iris_rps", f"Requests per second, averaged over {RATE_WINDOW} s.")
+        self._cpu = gauge("iris_cpu_usage_percent", "CPU usage of the process; 100 is one core.")
+        self._memory = gauge("iris_memory_usage_mb", "Resident memory of the process (MiB).")
         if limit := memory_limit(CGROUP):
-            Gauge(
-                "iris_memory_limit_mb", "Memory at which the container is killed (MiB).", registry=self.registry
-            ).set(limit / 2**20)
-        Gauge("iris_model_loaded", "1 when the model is verified.", registry=self.registry).set(1)
-        facts = model.facts
-        Gauge(
-            "iris_model_info",
-            "The model that answers.",
-            ["name", "version", "algorithm", "sha256"],
-            registry=self.registry,
-        ).labels(facts.name, facts.version, facts.algorithm, facts.sha256).set(1)
+            gauge("iris_memory_limit_mb", "Memory limit of the container (MiB).").set(limit / 2**20)
+        gauge("iris_model_loaded", "1 when the model is loaded and verified.").set(1)
+        metadata = model.metadata
+        info = gauge("iris_model_info", "The model that is served.", "name", "version", "algorithm", "sha256")
+        info.labels(metadata.name, metadata.version, metadata.algorithm, metadata.sha256).set(1)
         self._total = 0
         self._samples: deque[tuple[float, int, float]] = deque(maxlen=RATE_WINDOW + 1)
         self.tick()
 
-    def watch(self, journal: "Journal", shipper: "Shipper") -> None:
-        """Expose the journal and its shipper, too."""
+    def add_journal(self, journal: "Journal", shipper: "Shipper") -> None:
+        """Expose the metrics of the journal and its shipper, too."""
         self.registry.register(_JournalCollector(journal, shipper))
 
-    def requested(self, method: str, endpoint: str, status: int, seconds: float) -> None:
-        """Count an answered request. Called on the event loop only."""
+    def count_request(self, method: str, endpoint: str, status: int, seconds: float) -> None:
+        """Count a request and its latency. Call this on the event loop only."""
         key = (method, endpoint, status)
         counter = self._by_label.get(key)
         if counter is None:
@@ -126,8 +121,8 @@ class Metrics:
         elif status >= 400:
             self._client_errors.inc()
 
-    def predicted(self, answers: Sequence[Answer]) -> None:
-        """Count predictions that are in the journal or in PostgreSQL. Called in any thread."""
+    def count_predictions(self, answers: Sequence[Answer]) -> None:
+        """Count predictions that are in the journal or in PostgreSQL. May be called from any thread."""
         counts = [0] * len(self._predictions)
         with self._predicting:
             for answer in answers:
@@ -137,11 +132,11 @@ class Metrics:
             counter.inc(count)
 
     def tick(self) -> None:
-        """Take a sample of the running totals; to be called once a second."""
+        """Sample the running totals for the rates. Call this once a second."""
         self._samples.append((time.monotonic(), self._total, time.process_time()))
 
     def exposition(self) -> bytes:
-        """Return the Prometheus text format."""
+        """Return all metrics in the Prometheus text format."""
         (then, total, cpu), now = self._samples[0], time.monotonic()
         if now > then:
             self._rps.set((self._total - total) / (now - then))
@@ -152,15 +147,17 @@ class Metrics:
 
 
 def memory_limit(cgroup: Path) -> int | None:
-    """Return the memory that a control group may use (bytes), None where there is no limit."""
+    """Return the memory limit of a control group (bytes), None without a limit."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, version 1
         try:
             limit = (cgroup / name).read_text().strip()
         except OSError:
             continue
-        # Version 2 says "max", version 1 a number that no machine reaches.
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return int(limit) if limit.isdigit() and int(limit) <= machine else None
+        # Without a limit, version 2 has "max" and version 1 a number larger than any memory.
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if limit.isdigit() and int(limit) <= physical:
+            return int(limit)
+        return None
     return None
 
 
@@ -171,20 +168,16 @@ class _JournalCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         journal, shipper = self._journal, self._shipper
-        yield GaugeMetricFamily("iris_journal_depth", "Predictions that wait for PostgreSQL.", journal.depth)
-        yield GaugeMetricFamily(
-            "iris_journal_oldest_age_seconds",
-            "Age of the oldest prediction that waits.",
-            journal.oldest_age(),
-        )
-        yield CounterMetricFamily("iris_journal_written", "Predictions put on disk.", journal.written)
-        yield CounterMetricFamily("iris_journal_shipped", "Predictions that PostgreSQL has.", journal.shipped)
-        yield CounterMetricFamily(
-            "iris_journal_rejected", "Predictions that PostgreSQL refused, for good.", shipper.rejected
-        )
-        yield GaugeMetricFamily(
-            "iris_journal_writable", "1 unless the last write failed.", float(journal.error is None)
-        )
-        yield GaugeMetricFamily(
-            "iris_journal_set_aside", "1 when a corrupt journal was found at start.", float(journal.set_aside)
-        )
+        for name, documentation, value in (
+            ("depth", "Predictions in the journal that PostgreSQL does not have yet.", journal.depth),
+            ("oldest_age_seconds", "Age of the oldest prediction in the journal.", journal.oldest_age()),
+            ("writable", "1 unless the last write to the journal failed.", journal.error is None),
+            ("set_aside", "1 when a corrupt journal was quarantined at startup.", journal.quarantined),
+        ):
+            yield GaugeMetricFamily(f"iris_journal_{name}", documentation, float(value))
+        for name, documentation, value in (
+            ("written", "Predictions written to the journal.", journal.written),
+            ("shipped", "Predictions shipped from the journal to PostgreSQL.", journal.shipped),
+            ("rejected", "Predictions that PostgreSQL rejected permanently.", shipper.rejected),
+        ):
+            yield CounterMetricFamily(f"iris_journal_{name}", documentation, value)

@@ -1,4 +1,4 @@
-"""The model folder: read, verified against its own digest and golden vectors, and asked for predictions."""
+"""Load a model folder, verify it against its digest and its golden vectors, and predict with it."""
 
 import hashlib
 import os
@@ -7,57 +7,59 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported; it would report to its makers
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads this on import
 import onnxruntime
 
-from service.facts import ModelError, read_bytes, read_facts
+from service.model_metadata import ModelError, read_bytes, read_model_metadata
 
 
 class Model:
-    """A verified model; it answers rows in the order of `facts.features`, in any thread."""
+    """A verified model. It predicts rows in the order of `metadata.features`, from any thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Load and verify `folder`. Raises ModelError: unreadable, wrong digest, another golden answer."""
-        self.facts = read_facts(folder / "model.json")
+        """Load and verify `folder`. Raises ModelError: unreadable, wrong digest, golden vectors not reproduced."""
+        self.metadata = read_model_metadata(folder / "model.json")
         onnx = read_bytes(folder / "model.onnx")
         digest = hashlib.sha256(onnx).hexdigest()
-        if digest != self.facts.sha256:
+        if digest != self.metadata.sha256:
             raise ModelError(
-                f"{folder / 'model.onnx'} has sha256 {digest}, but model.json says {self.facts.sha256}; "
-                "write the folder anew with `python -m pipeline export`"
+                f"{folder / 'model.onnx'} has sha256 {digest}, but model.json says {self.metadata.sha256}; "
+                "rewrite the folder with `python -m pipeline export`"
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # one row needs no second thread, and threads cost more than the row
+        options.intra_op_num_threads = 1  # starting a second thread would take longer than predicting a row
         options.inter_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(
-                f"{folder / 'model.onnx'} is not a model onnxruntime can run: {_say(error)}"
+                f"{folder / 'model.onnx'} is not a model that onnxruntime can load: {_one_line(error)}"
             ) from error
         self._verify_golden(folder)
 
     def predict(self, rows: NDArray[np.float32]) -> tuple[list[int], list[float]]:
-        """Return for rows (n, features) the n class indices and the n probabilities of those classes."""
+        """Return the class index of each row [n, features], and the probability of that class."""
         labels, probabilities = self._session.run(["label", "probabilities"], {"features": rows})
         return labels.tolist(), probabilities[np.arange(len(labels)), labels].tolist()
 
     def _verify_golden(self, folder: Path) -> None:
-        golden = self.facts.golden
+        golden = self.metadata.golden
         try:
             labels, probabilities = self.predict(np.array([row.features for row in golden], np.float32))
         except Exception as error:
             raise ModelError(
-                f"{folder / 'model.onnx'} does not answer its golden vectors: {_say(error)}"
+                f"{folder / 'model.onnx'} cannot predict its golden vectors: {_one_line(error)}"
             ) from error
         for number, (row, label, probability) in enumerate(zip(golden, labels, probabilities, strict=True)):
-            if label != row.prediction or not abs(probability - row.probability) <= self.facts.golden_tolerance:
+            same_class = label == row.prediction
+            close = abs(probability - row.probability) <= self.metadata.golden_tolerance  # false if it is NaN
+            if not (same_class and close):
                 raise ModelError(
                     f"golden vector {number} of {folder / 'model.json'} is not reproduced: expected class "
                     f"{row.prediction} with probability {row.probability:.6f}, got {label} with "
-                    f"{probability:.6f}; write the folder anew with `python -m pipeline export`"
+                    f"{probability:.6f}; rewrite the folder with `python -m pipeline export`"
                 )
 
 
-def _say(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

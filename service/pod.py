@@ -1,16 +1,16 @@
-"""What the pod knows of itself: its labels, as the downward API writes them into a file."""
+"""Read the pod's own labels, which the downward API writes to a file."""
 
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-# role and canary-percentage are set by the rollout (canaryMetadata, stableMetadata) and change while a pod lives,
-# in this file up to a minute later; the pod-template hash is the version that it was made of, and never changes.
+# The Rollout sets role and canary-percentage (canaryMetadata, stableMetadata) and changes them while the pod runs;
+# the file follows within a minute. The pod-template hash identifies the pod's version and never changes.
 LABEL = re.compile(r'^(role|canary-percentage|rollouts-pod-template-hash)="([^"]*)"$', re.MULTILINE)
 
 
 class Pod(NamedTuple):
-    """A pod's role, its share of the traffic in percent, and its version's hash, empty outside a cluster."""
+    """A pod's role, its weight in percent of the traffic, and its pod-template hash (empty outside a cluster)."""
 
     role: str
     canary_percentage: int
@@ -18,7 +18,7 @@ class Pod(NamedTuple):
 
 
 def read(labels: Path) -> Pod:
-    """Return what this pod's labels say; `stable` and 100 outside a cluster."""
+    """Return the pod that these labels describe. The defaults, also outside a cluster, are `stable` and 100."""
     try:
         found = dict(LABEL.findall(labels.read_text()))
     except OSError:

@@ -1,10 +1,10 @@
-"""The one definition of what /predict and /predict/batch take and give; /docs describes these very types."""
+"""The request and response types of /predict and /predict/batch, which decode, encode and describe themselves."""
 
 from typing import Annotated, Any
 
 import msgspec
 
-from service.facts import Feature
+from service.model_metadata import Feature
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_ROWS = 1000
@@ -18,7 +18,9 @@ class Answer(msgspec.Struct, frozen=True):
     prediction: Annotated[int, msgspec.Meta(ge=0, description="index of the class")]
     class_name: Annotated[str, msgspec.Meta(description="name of the class")] = msgspec.field(name="class")
     probability: Annotated[float, msgspec.Meta(ge=0, le=1, description="probability of that class")]
-    latency_ms: Annotated[float, msgspec.Meta(ge=0, description="from the request's arrival to the prediction")]
+    latency_ms: Annotated[
+        float, msgspec.Meta(ge=0, description="time from the request's arrival to its prediction")
+    ]
     model: str
     version: str
     request_id: Annotated[str, msgspec.Meta(description="UUID; the prediction's key in the log")]
@@ -31,14 +33,8 @@ class Answers(msgspec.Struct, frozen=True):
     predictions: list[Answer]
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """What every answer other than 2xx says."""
-
-    detail: Annotated[str, msgspec.Meta(description="which part of the request is wrong, and why")]
-
-
 class Record(msgspec.Struct, frozen=True):
-    """A prediction on its way to the log; the names are those that database.INSERT reads."""
+    """A prediction as the journal stores it. database.INSERT reads its fields by name."""
 
     request_id: str
     model_name: str
@@ -48,15 +44,15 @@ class Record(msgspec.Struct, frozen=True):
     probability: float
     latency_ms: float
     time: float
-    """Arrival of the request, seconds since the epoch."""
+    """Arrival of the request (seconds since the epoch)."""
 
 
 class Schema:
-    """The request types of a model: they follow from its features and their bounds."""
+    """The request types for a model, made from its features and their bounds."""
 
     def __init__(self, features: list[Feature]) -> None:
         self.names = [feature.name for feature in features]
-        row = tuple[  # type: ignore[misc, valid-type]  # built from data
+        row = tuple[  # type: ignore[misc, valid-type]  # built at run time
             tuple(
                 Annotated[float, msgspec.Meta(title=feature.name, ge=feature.min, le=feature.max)]
                 for feature in features
@@ -71,21 +67,23 @@ class Schema:
         )
 
     def openapi(self) -> dict[str, Any]:
-        """Return the JSON schemas of all types here, to stand under #/components/schemas."""
+        """Return the JSON schemas of these types, for #/components/schemas."""
         _, components = msgspec.json.schema_components(
-            [self.one, self.batch, Answer, Answers, Problem], ref_template="#/components/schemas/{name}"
+            [self.one, self.batch, Answer, Answers], ref_template="#/components/schemas/{name}"
         )
         return components
 
     def explain(self, error: msgspec.ValidationError, request: type[msgspec.Struct]) -> str:
-        """Say which field of that request is wrong and why, by name and without anything the client sent."""
+        """Return which field is wrong and why, without quoting the client."""
         message, _, path = str(error).partition(" - at `$.")
         if "unknown field" in message:
-            return "unknown field in the body; the only field is features"  # its name is the client's text
+            return (
+                "unknown field in the body; the only field is features"  # the field's name would quote the client
+            )
         if not path:
             return message.replace("`", "")
         path = path.removesuffix("`")
         _, *indices = path.replace("]", "").split("[")
-        of_a_value = len(indices) == (1 if request is self.one else 2)
-        name = f" ({self.names[int(indices[-1])]})" if of_a_value else ""
+        depth = 1 if request is self.one else 2  # of a single value: features[2], features[5][2]
+        name = f" ({self.names[int(indices[-1])]})" if len(indices) == depth else ""
         return f"{path}{name}: {message[:1].lower()}{message[1:]}".replace("`", "")

@@ -1,5 +1,6 @@
-"""Configuration: one frozen class, built from an explicit mapping of environment variables."""
+"""Configuration: one frozen class, built from environment variables."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,11 +12,11 @@ PREFIX = "IRIS_"
 
 
 class SettingsError(Exception):
-    """A variable is missing, unknown or malformed; the message names it and says what it may be."""
+    """A variable is missing, unknown, malformed or unusable; the message names it and what it may be."""
 
 
 class Settings(BaseModel):
-    """What both processes are told by the environment: `IRIS_<FIELD>` each, and the conventional DATABASE_URL."""
+    """The settings of both processes: each is `IRIS_<FIELD>` in the environment, except for DATABASE_URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -24,27 +25,27 @@ class Settings(BaseModel):
     model_dir: Path = Path("model")
     """Folder with model.onnx and model.json."""
     journal_dir: Path = Path("journal")
-    """Folder for the local journal; it must survive a restart of the process."""
+    """Folder of the local journal; it must survive a restart of the process."""
     journal_max_mib: int = Field(default=256, ge=1, le=65536)
-    """Size at which the journal is full and predictions are answered with 503 (MiB)."""
+    """Size limit of the journal (MiB). When it is full, predictions get 503."""
     max_waiting: int = Field(default=2048, ge=1000, le=100_000)
-    """Rows that may wait for the model before further ones are answered with 503."""
+    """Rows that may wait for the model. Further rows get 503."""
     drain_seconds: float = Field(default=10.0, ge=0.0, le=600.0)
-    """On SIGTERM: how long to finish requests, and then again to ship the journal (seconds, each)."""
+    """On SIGTERM: time to finish requests, and then as much time again to ship the journal (seconds)."""
     environment: str = Field(default="local", pattern=r"^[a-z0-9-]{1,63}$")
     """Name that /info reports: local, dev, prod."""
     pod_labels: Path = Path("/etc/podinfo/labels")
-    """The pod's own labels as the downward API writes them; outside a cluster the file is not there."""
+    """File with the pod's labels, written by the downward API. It does not exist outside a cluster."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
     drift_window: int = Field(default=1000, ge=100, le=10_000)
-    """For `python -m service.drift`: newest predictions of the model's version that are compared."""
+    """For `python -m service.drift`: number of newest predictions of the model's version to compare."""
     drift_seconds: float = Field(default=30.0, ge=1.0, le=3600.0)
-    """For `python -m service.drift`: from one comparison to the next (seconds)."""
+    """For `python -m service.drift`: time between comparisons (seconds)."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """DEBUG also writes a line for each answered request."""
+    """DEBUG also logs each answered request."""
 
     @field_validator("database_url")
     @classmethod
@@ -52,8 +53,8 @@ class Settings(BaseModel):
         try:
             parts = psycopg2.extensions.parse_dsn(value)
         except psycopg2.ProgrammingError:
-            parts = {}  # libpq's own message would repeat the address, and with it the password
-        # An @ or / in a password, not escaped, moves a piece of it to where libpq's later messages repeat it.
+            parts = {}  # libpq's own message would quote the URL, and with it the password
+        # An unescaped @ or / moves part of the password into host, database or port, which libpq's errors quote.
         stray = "@" in parts.get("host", "") + parts.get("dbname", "")
         if not parts or stray or parts.get("port", "").strip("0123456789,"):
             raise ValueError(
@@ -64,7 +65,7 @@ class Settings(BaseModel):
 
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
-    """Build the settings from environment variables. Raises SettingsError with every problem in one line."""
+    """Return the settings from environment variables. Raises SettingsError with all problems in one line."""
     if f"{PREFIX}DATABASE_URL" in environ:
         raise SettingsError(f"{PREFIX}DATABASE_URL is not a setting; the name is DATABASE_URL")
     values = {
@@ -75,17 +76,27 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("; ".join(_say(problem["loc"][0], problem) for problem in error.errors())) from None
+        raise SettingsError(
+            "; ".join(_describe(problem["loc"][0], problem) for problem in error.errors())
+        ) from None
 
 
-def _say(field: object, problem: Mapping[str, object]) -> str:
+def cannot_listen(settings: Settings, error: OSError) -> SettingsError:
+    """Return the error for a host and port that the process cannot listen on."""
+    return SettingsError(
+        f"cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}; "
+        "set IRIS_HOST and IRIS_PORT to another address"
+    )
+
+
+def _describe(field: object, problem: Mapping[str, object]) -> str:
     variable = "DATABASE_URL" if field == "database_url" else f"{PREFIX}{str(field).upper()}"
     if problem["type"] == "extra_forbidden":
         known = ", ".join(f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "database_url")
         hint = ""
         if variable.endswith(("_HOST", "_PORT")) or "_PORT_" in variable:
-            hint = " (set by Kubernetes for a Service? then the pod needs enableServiceLinks: false)"
-        return f"{variable} is not a setting{hint}; known are DATABASE_URL, {known}"
+            hint = " (if Kubernetes sets it for a Service, the pod needs enableServiceLinks: false)"
+        return f"{variable} is not a setting{hint}; the settings are DATABASE_URL, {known}"
     if problem["type"] == "missing":
         return f"{variable} is not set; expected postgresql://user:password@host:5432/database"
     return f"{variable} {str(problem['msg']).removeprefix('Value error, ')}"

@@ -1,4 +1,4 @@
-"""The shipper: a supervised thread that carries the journal to PostgreSQL, exactly once."""
+"""The shipper: a supervised thread that copies the journal to PostgreSQL, each prediction exactly once."""
 
 import hashlib
 import logging
@@ -14,19 +14,19 @@ from service.journal import Group, Journal
 
 log = logging.getLogger(__name__)
 
-# Rows that come within LINGER_SECONDS share a statement, which costs PostgreSQL as much as 15 rows. More at once
-# would save little, and hold up the predictions of a service that shares its core with PostgreSQL.
+# Rows that arrive within LINGER_SECONDS share a statement, whose fixed cost to PostgreSQL equals that of 15 rows.
+# Larger statements would save little, and would delay predictions where service and PostgreSQL share a core.
 ROWS_A_STATEMENT = 500
 LINGER_SECONDS = 0.02
-FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts while PostgreSQL is away, doubling
-REFUSALS = (psycopg2.Error, UnicodeDecodeError)
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between retries while PostgreSQL is unavailable, doubling
+ROW_ERRORS = (psycopg2.Error, UnicodeDecodeError)
 
 
 class Shipper:
-    """Ships what `journal` holds to the PostgreSQL at `url`, for as long as the process lives.
+    """Ships the journal to the PostgreSQL at `url` for as long as the process lives.
 
-    Repeating is harmless (ON CONFLICT DO NOTHING), so whatever fails is repeated. A row that the database
-    refuses goes to the table predictions_rejected with the reason.
+    Inserts are idempotent (ON CONFLICT DO NOTHING), so every failure is retried. A row that PostgreSQL rejects is
+    stored in the table predictions_rejected, with the reason.
     """
 
     def __init__(self, journal: Journal, url: str) -> None:
@@ -34,7 +34,7 @@ class Shipper:
         self._url = url
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._shipped_up_to = 0  # id of a group in the journal
+        self._shipped_up_to = 0  # id of the last group that PostgreSQL has
         self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
         self.rejected = 0
         self.error: str | None = "not connected yet"
@@ -44,11 +44,11 @@ class Shipper:
         self._thread.start()
 
     def wake(self) -> None:
-        """Tell the thread that the journal has something."""
+        """Notify the thread that the journal has a new group."""
         self._wake.set()
 
     def drain(self, seconds: float) -> None:
-        """Ship what is left, for at most `seconds`, and end the thread."""
+        """Ship the rest of the journal and end the thread. Returns after `seconds` at the latest."""
         self._stopping.set()
         self._wake.set()
         self._thread.join(seconds)
@@ -64,11 +64,11 @@ class Shipper:
                     return
                 finally:
                     connection.close()
-            except Exception as error:  # noqa: BLE001 - supervision: a shipper that dies loses the log in silence
+            except Exception as error:  # noqa: BLE001 - supervision: without this thread the log would silently stop
                 reason = " ".join(str(error).split())
                 if self.error != reason:
                     log.warning(
-                        "PostgreSQL does not take the log; predictions wait in the journal",
+                        "cannot ship to PostgreSQL; predictions wait in the journal",
                         extra={"reason": reason, "waiting": self._journal.depth},
                     )
                 self.error = reason
@@ -76,7 +76,7 @@ class Shipper:
                 return
             pause = FIRST_PAUSE if time.monotonic() - started > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
             if self._stopping.wait(pause):
-                time.sleep(FIRST_PAUSE)  # what time is left for draining is not waited away
+                time.sleep(FIRST_PAUSE)  # while draining, retry soon instead of waiting for the whole pause
 
     def _ship_until_drained(self, connection: psycopg2.extensions.connection) -> None:
         if self.error:
@@ -88,7 +88,7 @@ class Shipper:
             if groups:
                 self._ship(connection, groups)
                 self._shipped_up_to = groups[-1].id
-            self._journal.remove(self._shipped_up_to)  # also what a full disk kept from being removed before
+            self._journal.remove(self._shipped_up_to)  # and retry groups that a full disk kept from being removed
             if groups:
                 continue
             if self._stopping.is_set():
@@ -101,13 +101,13 @@ class Shipper:
         with connection.cursor() as cursor:
             try:
                 cursor.execute(database.INSERT, [records.decode()])
-            except REFUSALS as error:
-                if not database.refuses_the_row(error):
+            except ROW_ERRORS as error:
+                if not database.rejects_row(error):
                     raise
                 for group in groups:
-                    self._ship_singly(cursor, group)
+                    self._ship_one_by_one(cursor, group)
 
-    def _ship_singly(self, cursor: psycopg2.extensions.cursor, group: Group) -> None:
+    def _ship_one_by_one(self, cursor: psycopg2.extensions.cursor, group: Group) -> None:
         try:
             records = msgspec.json.decode(group.records, type=list[msgspec.Raw])
         except msgspec.DecodeError as error:
@@ -116,8 +116,8 @@ class Shipper:
         for record in map(bytes, records):
             try:
                 cursor.execute(database.INSERT, [f"[{record.decode()}]"])
-            except REFUSALS as error:
-                if not database.refuses_the_row(error):
+            except ROW_ERRORS as error:
+                if not database.rejects_row(error):
                     raise
                 self._reject(cursor, record, error)
 
@@ -125,13 +125,13 @@ class Shipper:
         reason = str(error).strip()
         try:
             cursor.execute(database.REJECT, {"record": record.decode(), "reason": reason})
-        except REFUSALS as again:
-            if not database.refuses_the_row(again):
+        except ROW_ERRORS as again:
+            if not database.rejects_row(again):
                 raise
-            # Not even a JSON object with a request_id: the disk has changed it. Its bytes are kept, as base64.
-            name = f"damaged-{hashlib.sha256(record).hexdigest()}"
-            stand_in = msgspec.json.encode({"request_id": name, "bytes": record}).decode()
-            cursor.execute(database.REJECT, {"record": stand_in, "reason": reason})
-        if cursor.rowcount:  # else it was rejected before, and the connection broke before that was noted
+            # The disk damaged the record: it is not a JSON object with a request_id. Keep its bytes, as base64.
+            request_id = f"damaged-{hashlib.sha256(record).hexdigest()}"
+            substitute = msgspec.json.encode({"request_id": request_id, "bytes": record}).decode()
+            cursor.execute(database.REJECT, {"record": substitute, "reason": reason})
+        if cursor.rowcount:  # 0 if an earlier attempt rejected it, and the connection broke before the answer
             self.rejected += 1
-            log.error("PostgreSQL refused a prediction; it is in predictions_rejected", extra={"reason": reason})
+            log.error("PostgreSQL rejected a prediction; it is in predictions_rejected", extra={"reason": reason})

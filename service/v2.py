@@ -1,8 +1,9 @@
 """The Open Inference Protocol, version 2, over REST: the same predictions, as tensors.
 
-https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md. A request has one
-tensor of n rows, and gets any of the output tensors, of n values each. Properties that are not of the protocol are
-ignored, as its other servers do; so are parameters, of which it defines none.
+Specification: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
+
+A request has one tensor of n rows; the response has the requested output tensors of n values each. Unknown
+properties are ignored, as by other servers of the protocol. So are parameters: the protocol defines none.
 """
 
 import re
@@ -15,8 +16,8 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from service.asgi import JSON, Refusal
-from service.facts import Facts
+from service.asgi import JSON, RequestError
+from service.model_metadata import ModelMetadata
 from service.predictions import NOT_JSON, not_json
 from service.schema import MAX_ROWS, Answer, Row, Schema
 
@@ -31,13 +32,13 @@ OUTPUTS: dict[str, tuple[str, Callable[[Answer], Any]]] = {
 
 
 class RequestOutput(msgspec.Struct, frozen=True):
-    """An output tensor that is asked for."""
+    """A requested output tensor."""
 
     name: Literal["prediction", "class", "probability", "request_id"]
 
 
 class ResponseOutput(msgspec.Struct, frozen=True):
-    """An output tensor: one value a row."""
+    """An output tensor with one value for each row."""
 
     name: str
     datatype: str
@@ -46,22 +47,22 @@ class ResponseOutput(msgspec.Struct, frozen=True):
 
 
 class InferenceResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The predictions, and the model that made them."""
+    """The predictions and the model that made them."""
 
     model_name: str
     model_version: str
     outputs: list[ResponseOutput]
-    id: Annotated[str | None, msgspec.Meta(description="that of the request, if it had one")] = None
+    id: Annotated[str | None, msgspec.Meta(description="the id of the request, if it had one")] = None
 
 
 class ProtocolError(BaseModel):
-    """What every answer of /v2 other than 2xx says."""
+    """The body of every error response of /v2."""
 
     error: str
 
 
 class ServerMetadata(BaseModel):
-    """Server and model are one: an image holds one model, and has its name and version."""
+    """Name and version of the server, which are those of the one model in its image."""
 
     name: str
     version: str
@@ -69,15 +70,15 @@ class ServerMetadata(BaseModel):
 
 
 class TensorMetadata(BaseModel):
-    """A tensor; -1 is the number of rows."""
+    """A tensor. In its shape, -1 is the number of rows."""
 
     name: str
     datatype: str
     shape: list[int]
 
 
-class ModelMetadata(BaseModel):
-    """What the model takes and gives."""
+class ModelMetadataResponse(BaseModel):
+    """The model's inputs and outputs."""
 
     name: str
     versions: list[str]
@@ -105,23 +106,23 @@ class ModelReady(BaseModel):
     ready: bool
 
 
-class Asked(NamedTuple):
-    """What a request wants to have back."""
+class InferenceOptions(NamedTuple):
+    """The request's id, and the names of the outputs that it asks for."""
 
     id: str | None
     outputs: Sequence[str]
 
 
-class Inference:
-    """The form of .../infer, for service.predictions."""
+class InferenceCodec:
+    """The format of .../infer, a codec for service.predictions."""
 
-    error = "error"
-    untyped = JSON[1]  # the protocol has no other, and its clients need not name it
+    error_field = "error"
+    default_content_type = JSON[1]  # the protocol knows no other, so its clients may omit it
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._width = len(schema.names)
-        self._expected = {  # of what a message by the decoder would not tell enough, or quote the client
+        self._expected = {  # where the decoder's message would say too little, or quote the client
             "inputs": f"one tensor, {INPUT}",
             "inputs[].name": INPUT,
             "inputs[].datatype": "FP64 or FP32",
@@ -133,7 +134,10 @@ class Inference:
             "RequestInput",
             [
                 ("name", Literal["features"]),
-                ("datatype", Literal["FP64", "FP32"]),  # the model computes in FP32; the log has what was sent
+                (
+                    "datatype",
+                    Literal["FP64", "FP32"],
+                ),  # the model computes in FP32; the log stores the values as sent
                 ("shape", tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)], width]),
                 ("data", list[float | list[float]]),
             ],
@@ -142,7 +146,7 @@ class Inference:
         self._request = msgspec.defstruct(
             "InferenceRequest",
             [
-                ("inputs", tuple[tensor]),  # type: ignore[valid-type]  # built from data
+                ("inputs", tuple[tensor]),  # type: ignore[valid-type]  # built at run time
                 ("outputs", list[RequestOutput] | None, None),
                 ("id", str | None, None),
             ],
@@ -150,36 +154,36 @@ class Inference:
         )
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._request)
 
-    def decode(self, body: bytes) -> tuple[Sequence[Row], Asked]:
-        """Return the rows of the input tensor, and what is asked for. Raises Refusal (400)."""
+    def decode(self, body: bytes) -> tuple[Sequence[Row], InferenceOptions]:
+        """Return the rows of the input tensor, and the request's options. Raises RequestError (400)."""
         try:
             request = self._decoder.decode(body)
         except msgspec.ValidationError as error:
-            raise Refusal(400, self._explain(error)) from None
+            raise RequestError(400, self._explain(error)) from None
         except NOT_JSON as error:
             raise not_json(error) from None
-        outputs = [output.name for output in request.outputs or ()]
-        return self._rows(request.inputs[0]), Asked(request.id, list(dict.fromkeys(outputs)) or list(OUTPUTS))
+        outputs = list(dict.fromkeys(output.name for output in request.outputs or ()))  # each of them once
+        return self._rows(request.inputs[0]), InferenceOptions(request.id, outputs or list(OUTPUTS))
 
-    def encode(self, answers: list[Answer], asked: Asked) -> bytes:
-        """Return the output tensors that are asked for, in the order of the rows."""
+    def encode(self, answers: list[Answer], options: InferenceOptions) -> bytes:
+        """Return the requested output tensors, in the order of the rows."""
         outputs = []
-        for name in asked.outputs:
+        for name in options.outputs:
             datatype, value = OUTPUTS[name]
             outputs.append(ResponseOutput(name, datatype, (len(answers),), [value(answer) for answer in answers]))
         first = answers[0]
-        return msgspec.json.encode(InferenceResponse(first.model, first.version, outputs, asked.id))
+        return msgspec.json.encode(InferenceResponse(first.model, first.version, outputs, options.id))
 
     def openapi(self) -> dict[str, Any]:
-        """Return the JSON schemas of what is decoded and encoded here, to stand under #/components/schemas."""
+        """Return the JSON schemas of request and response, for #/components/schemas."""
         _, components = msgspec.json.schema_components(
             [self._request, InferenceResponse], ref_template="#/components/schemas/{name}"
         )
         return components
 
     def _explain(self, error: msgspec.ValidationError) -> str:
-        """Say which part of the request is wrong and why, without anything the client sent."""
-        message, at, path = str(error).rpartition(" - at `$.")  # the last: a message may quote the client
+        """Return which part of the request is wrong and why, without quoting the client."""
+        message, at, path = str(error).rpartition(" - at `$.")  # the last one: the message may quote the client
         if not at:
             return _plain(path)
         path = re.sub(r"(shape)\[.\]|`", r"\1", path)
@@ -187,7 +191,7 @@ class Inference:
             return f"{path}: expected {expected}"
         if "`data`" in message:
             return (
-                f"{path}: data is missing; a tensor is taken as JSON alone, the binary extension is not known here"
+                f"{path}: data is missing; tensors must be JSON, the binary tensor data extension is not supported"
             )
         return f"{path}: {_plain(message)}"
 
@@ -196,92 +200,99 @@ class Inference:
         data = tensor.data
         if data and isinstance(data[0], float):  # flat, in row-major order
             if len(data) != count * self._width:
-                raise Refusal(400, f"inputs[0].data: that shape has {count * self._width} values, not {len(data)}")
+                raise RequestError(
+                    400, f"inputs[0].data: shape requires {count * self._width} values, got {len(data)}"
+                )
             data = [data[start : start + self._width] for start in range(0, len(data), self._width)]
         try:
             rows: Sequence[Row] = msgspec.convert(data, self._schema.rows)
         except msgspec.ValidationError as error:
-            raise Refusal(400, f"inputs[0].data{self._place(error)}") from None
+            raise RequestError(400, f"inputs[0].data{self._explain_row(error)}") from None
         if len(rows) != count:
-            raise Refusal(400, f"inputs[0].data: that shape has {count} rows, not {len(rows)}")
+            raise RequestError(400, f"inputs[0].data: shape requires {count} rows, got {len(rows)}")
         return rows
 
-    def _place(self, error: msgspec.ValidationError) -> str:
+    def _explain_row(self, error: msgspec.ValidationError) -> str:
         message, _, path = str(error).partition(" - at ")
-        row, *column = re.findall(r"\d+", path) or [None]
-        place = "" if row is None else f", row {row}"
-        name = f" ({self._schema.names[int(column[0])]})" if column else ""
-        return f"{place}{name}: {_plain(message)}"
+        place = ""
+        indices = re.findall(r"\d+", path)  # none, that of the row, or those of row and column
+        if indices:
+            place = f", row {indices[0]}"
+        if len(indices) > 1:
+            place += f" ({self._schema.names[int(indices[1])]})"
+        return f"{place}: {_plain(message)}"
 
 
 def _plain(message: str) -> str:
     return f"{message[:1].lower()}{message[1:]}".replace("`", "")
 
 
-def addresses(facts: Facts) -> tuple[str, str]:
-    """Return the addresses of a model: without its version, and with it."""
-    model = f"/v2/models/{facts.name}"
-    return model, f"{model}/versions/{facts.version}"
+def addresses(metadata: ModelMetadata) -> tuple[str, str]:
+    """Return the model's paths: without its version, and with it."""
+    model = f"/v2/models/{metadata.name}"
+    return model, f"{model}/versions/{metadata.version}"
 
 
-def example(facts: Facts) -> dict[str, Any]:
-    """Return a request with the first of the model's golden vectors."""
-    row = facts.golden[0].features
+def example(metadata: ModelMetadata) -> dict[str, Any]:
+    """Return a request with the model's first golden vector."""
+    row = metadata.golden[0].features
     return {"inputs": [{"name": INPUT, "datatype": "FP64", "shape": [1, len(row)], "data": row}]}
 
 
-def not_found(facts: Facts) -> str:
-    """Say what to ask for instead of a model, a version or an address that there is not."""
+def not_found(metadata: ModelMetadata) -> str:
+    """Return the error for a path, model or version that does not exist; it names the model that does."""
     return (
-        f"there is nothing at this address: the only model here is {facts.name}, version {facts.version}; "
-        f"GET {addresses(facts)[0]} describes it"
+        f"not found: the only model here is {metadata.name}, version {metadata.version}; "
+        f"GET {addresses(metadata)[0]} describes it"
     )
 
 
-def endpoints(facts: Facts, unready: Callable[[], str | None]) -> APIRouter:
-    """Return all of the protocol but inference; `unready` says why there should be no requests, or None."""
+def endpoints(metadata: ModelMetadata, not_ready_reason: Callable[[], str | None]) -> APIRouter:
+    """Return all endpoints of the protocol except for inference. `not_ready_reason` is that of Service."""
     router = APIRouter()
-    unavailable: dict[int | str, dict[str, Any]] = {503: {"model": ProtocolError, "description": "Not now; why."}}
+    unavailable: dict[int | str, dict[str, Any]] = {
+        503: {"model": ProtocolError, "description": "Not ready; error is the reason."}
+    }
 
     def check_ready() -> None:
-        if reason := unready():
+        if reason := not_ready_reason():
             raise HTTPException(503, reason)
 
     @router.get("/v2")
-    @router.get("/v2/", include_in_schema=False)  # the published OpenAPI document has it so
+    @router.get("/v2/", include_in_schema=False)  # the path in the published OpenAPI document
     async def server_metadata() -> ServerMetadata:
-        """Say what serves here."""
-        return ServerMetadata(name=facts.name, version=facts.version, extensions=[])
+        """Return the server's name and version."""
+        return ServerMetadata(name=metadata.name, version=metadata.version, extensions=[])
 
     @router.get("/v2/health/live")
     async def server_live() -> ServerLive:
-        """Say that the process answers; touches nothing else."""
+        """Report that the process responds. Checks nothing else."""
         return ServerLive(live=True)
 
     @router.get("/v2/health/ready", responses=unavailable)
     async def server_ready() -> ServerReady:
-        """Say whether this process should get requests, as /readyz does."""
+        """Report whether this process should get requests, as /readyz does."""
         check_ready()
         return ServerReady(ready=True)
 
-    async def model_metadata() -> ModelMetadata:
-        """Say what the model takes and gives."""
-        return ModelMetadata(
-            name=facts.name,
-            versions=[facts.version],
+    async def model_metadata() -> ModelMetadataResponse:
+        """Return the model's inputs and outputs."""
+        return ModelMetadataResponse(
+            name=metadata.name,
+            versions=[metadata.version],
             platform=PLATFORM,
-            inputs=[TensorMetadata(name=INPUT, datatype="FP64", shape=[-1, len(facts.features)])],
+            inputs=[TensorMetadata(name=INPUT, datatype="FP64", shape=[-1, len(metadata.features)])],
             outputs=[
                 TensorMetadata(name=name, datatype=datatype, shape=[-1]) for name, (datatype, _) in OUTPUTS.items()
             ],
         )
 
     async def model_ready() -> ModelReady:
-        """Say whether the model should get requests: it is ready when its process is."""
+        """Report whether the model should get requests: it is ready when its process is."""
         check_ready()
-        return ModelReady(name=facts.name, ready=True)
+        return ModelReady(name=metadata.name, ready=True)
 
-    for address in addresses(facts):
+    for address in addresses(metadata):
         router.add_api_route(address, model_metadata)
         router.add_api_route(f"{address}/ready", model_ready, responses=unavailable)
     return router

@@ -1,4 +1,4 @@
-"""The endpoints, over HTTP, as a client sees them."""
+"""The endpoints over HTTP."""
 
 import json
 import random
@@ -15,13 +15,13 @@ from tests.support.running import SETOSA, RunningService
 
 
 @pytest.fixture(scope="session")
-def facts(model: Path) -> dict[str, Any]:
+def metadata(model: Path) -> dict[str, Any]:
     """model.json."""
     content: dict[str, Any] = json.loads((model / "model.json").read_text())
     return content
 
 
-def test_a_prediction_is_in_the_log_with_the_values_that_were_answered(service: RunningService) -> None:
+def test_a_prediction_is_logged_with_the_values_of_its_answer(service: RunningService) -> None:
     answer = service.predict().json()
     service.wait_shipped()
     logs = service.client.get("/logs").json()
@@ -36,8 +36,8 @@ def test_a_prediction_is_in_the_log_with_the_values_that_were_answered(service: 
     )
 
 
-def test_an_answer_names_the_class_the_model_and_the_request(
-    shared_service: RunningService, facts: dict[str, Any]
+def test_an_answer_has_class_model_and_request_id(
+    shared_service: RunningService, metadata: dict[str, Any]
 ) -> None:
     response = shared_service.predict()
     assert response.status_code == 200
@@ -49,16 +49,16 @@ def test_an_answer_names_the_class_the_model_and_the_request(
     assert answer == {
         "prediction": 0,
         "class": "setosa",
-        "model": facts["name"],
-        "version": facts["version"],
+        "model": metadata["name"],
+        "version": metadata["version"],
     }
 
 
-def test_a_batch_answers_as_the_trained_model_did(shared_service: RunningService, facts: dict[str, Any]) -> None:
-    golden = facts["golden"]
+def test_a_batch_reproduces_the_golden_vectors(shared_service: RunningService, metadata: dict[str, Any]) -> None:
+    golden = metadata["golden"]
     answers = _batch(shared_service, [row["features"] for row in golden])
     assert [a["prediction"] for a in answers] == [row["prediction"] for row in golden]
-    assert [a["class"] for a in answers] == [facts["classes"][row["prediction"]] for row in golden]
+    assert [a["class"] for a in answers] == [metadata["classes"][row["prediction"]] for row in golden]
     assert [a["probability"] for a in answers] == pytest.approx([row["probability"] for row in golden], abs=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_a_row_gets_the_same_answer_alone_and_in_a_batch(shared_service: Running
     assert [a["probability"] for a in alone] == pytest.approx([a["probability"] for a in together], abs=1e-6)
 
 
-def test_a_batch_of_1000_rows_is_answered_and_logged_row_by_row_in_order(service: RunningService) -> None:
+def test_a_batch_of_1000_rows_is_answered_and_logged_in_order(service: RunningService) -> None:
     rows = _rows(1000)
     answers = _batch(service, rows)
     assert len(answers) == 1000
@@ -83,15 +83,15 @@ def test_a_batch_of_1000_rows_is_answered_and_logged_row_by_row_in_order(service
     assert [row["probability"] for row in oldest_first] == [a["probability"] for a in answers]
 
 
-def test_request_ids_are_unique_and_rise_from_request_to_request(shared_service: RunningService) -> None:
-    ids = [shared_service.predict().json()["request_id"][:13] for _ in range(20)]  # the part that is a time
+def test_request_ids_are_unique_and_ascending(shared_service: RunningService) -> None:
+    ids = [shared_service.predict().json()["request_id"][:13] for _ in range(20)]  # the timestamp
     assert ids == sorted(ids)
     batch = [answer["request_id"] for answer in _batch(shared_service, [SETOSA] * 1000)]
     assert len(set(batch)) == 1000
     assert {uuid.UUID(request_id).version for request_id in batch} == {7}
 
 
-def test_logs_are_newest_first_and_as_many_as_asked_for(shared_service: RunningService) -> None:
+def test_logs_are_newest_first_and_at_most_limit(shared_service: RunningService) -> None:
     _batch(shared_service, _rows(150))
     shared_service.wait_shipped()
     for limit, count in ((None, 100), (1, 1), (150, 150)):
@@ -101,8 +101,8 @@ def test_logs_are_newest_first_and_as_many_as_asked_for(shared_service: RunningS
         assert ids == sorted(ids, reverse=True)
 
 
-def test_a_logged_row_tells_the_model_and_the_time_in_utc(
-    shared_service: RunningService, facts: dict[str, Any]
+def test_a_logged_row_has_the_model_and_the_time_in_utc(
+    shared_service: RunningService, metadata: dict[str, Any]
 ) -> None:
     before = datetime.now(UTC).replace(tzinfo=None)
     answer = shared_service.predict().json()
@@ -110,12 +110,12 @@ def test_a_logged_row_tells_the_model_and_the_time_in_utc(
     shared_service.wait_shipped()
     (row,) = shared_service.client.get("/logs", params={"limit": 1}).json()["logs"]
     assert row["request_id"] == answer["request_id"]
-    assert (row["model_name"], row["model_version"]) == (facts["name"], facts["version"])
+    assert (row["model_name"], row["model_version"]) == (metadata["name"], metadata["version"])
     assert before <= datetime.fromisoformat(row["timestamp"]) <= after
     assert datetime.fromisoformat(row["created_at"]) >= before
 
 
-def test_times_in_the_log_are_utc_whatever_time_zone_the_database_is_in(
+def test_times_in_the_log_are_utc_in_any_time_zone_of_the_database(
     model: Path, database: str, tmp_path: Path
 ) -> None:
     with closing(psycopg2.connect(database)) as connection, connection, connection.cursor() as cursor:
@@ -132,7 +132,7 @@ def test_times_in_the_log_are_utc_whatever_time_zone_the_database_is_in(
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "1.5", "MARK", "9" * 5000])
-def test_a_wrong_limit_is_refused_by_name_without_an_echo(shared_service: RunningService, limit: str) -> None:
+def test_an_invalid_limit_is_rejected_by_name_without_an_echo(shared_service: RunningService, limit: str) -> None:
     response = shared_service.client.get("/logs", params={"limit": limit})
     assert response.status_code == 422
     assert response.json()["detail"].startswith("limit: ")
@@ -141,17 +141,17 @@ def test_a_wrong_limit_is_refused_by_name_without_an_echo(shared_service: Runnin
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_probes_say_ok(shared_service: RunningService, path: str) -> None:
+def test_probes_return_ok(shared_service: RunningService, path: str) -> None:
     response = shared_service.client.get(path)
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-def test_info_is_what_model_json_says_and_outside_a_cluster_all_traffic(
-    shared_service: RunningService, facts: dict[str, Any]
+def test_info_reports_the_model_and_outside_a_cluster_all_traffic(
+    shared_service: RunningService, metadata: dict[str, Any]
 ) -> None:
     assert shared_service.client.get("/info").json() == {
-        "model_name": facts["name"],
-        **{key: facts[key] for key in ("version", "algorithm", "run_id", "sha256")},
+        "model_name": metadata["name"],
+        **{key: metadata[key] for key in ("version", "algorithm", "run_id", "sha256")},
         "environment": "local",
         "role": "stable",
         "canary_percentage": 100,
@@ -159,7 +159,7 @@ def test_info_is_what_model_json_says_and_outside_a_cluster_all_traffic(
     }
 
 
-def test_docs_are_a_page_for_people(shared_service: RunningService) -> None:
+def test_docs_is_an_html_page(shared_service: RunningService) -> None:
     response = shared_service.client.get("/docs")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html")
@@ -179,7 +179,7 @@ def test_docs_are_a_page_for_people(shared_service: RunningService) -> None:
         ("PUT", "/metrics", 405),
     ],
 )
-def test_what_is_not_there_is_refused_with_a_detail(
+def test_an_unknown_path_or_method_gets_a_detail(
     shared_service: RunningService, method: str, path: str, status: int
 ) -> None:
     response = shared_service.client.request(method, path)
@@ -192,7 +192,7 @@ def test_what_is_not_there_is_refused_with_a_detail(
 @pytest.mark.parametrize(
     "path", ["/healthz", "/readyz", "/info", "/logs", "/metrics", "/docs", "/openapi.json", "/nowhere", "/predict"]
 )
-def test_an_answer_without_a_request_id_in_its_body_has_one_in_its_headers(
+def test_responses_without_a_request_id_in_the_body_have_one_in_the_headers(
     shared_service: RunningService, path: str
 ) -> None:
     uuid.UUID(shared_service.client.get(path).headers["x-request-id"])
@@ -208,9 +208,9 @@ def _batch(service: RunningService, rows: list[list[float]]) -> list[dict[str, A
 
 
 def _rows(count: int) -> list[list[float]]:
-    """Rows that differ from each other, of all classes."""
-    at_random = random.Random(count)  # noqa: S311 - test data
+    """Return different rows, of all classes."""
+    rng = random.Random(count)  # noqa: S311 - test data
     return [
-        [round(at_random.uniform(low, high), 3) for low, high in ((4, 8), (2, 4.5), (1, 7), (0.1, 2.5))]
+        [round(rng.uniform(low, high), 3) for low, high in ((4, 8), (2, 4.5), (1, 7), (0.1, 2.5))]
         for _ in range(count)
     ]

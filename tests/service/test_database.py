@@ -1,4 +1,4 @@
-"""The statements for PostgreSQL, and the waits for it."""
+"""The statements for PostgreSQL, and timeouts while waiting for it."""
 
 import json
 import os
@@ -32,14 +32,14 @@ RECORD = {
 
 
 @pytest.fixture
-def end_waits() -> Iterator[Callable[[], None]]:
-    """Waits are bounded while the test runs."""
+def cancel_waits() -> Iterator[Callable[[], None]]:
+    """Limit waits for PostgreSQL during the test; return the function that ends them."""
     yield db.bound_waits()
     psycopg2.extensions.set_wait_callback(None)
 
 
 def execute(url: str, statement: str, values: Sequence[Any] | Mapping[str, Any]) -> int:
-    """Run a statement on a connection of its own; return the number of rows."""
+    """Run a statement on a new connection; return the number of rows."""
     with closing(db.connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(statement, values)
         return cursor.rowcount
@@ -49,10 +49,10 @@ def insert(url: str, *records: dict[str, Any]) -> int:
     return execute(url, db.INSERT, [json.dumps(records)])
 
 
-# The tables.
+# Tables.
 
 
-def test_many_that_start_at_the_same_time_create_the_tables_once(database: str) -> None:
+def test_tables_are_created_once_by_simultaneous_starts(database: str) -> None:
     barrier = threading.Barrier(8)
 
     def start(number: int) -> int:
@@ -64,7 +64,7 @@ def test_many_that_start_at_the_same_time_create_the_tables_once(database: str) 
     assert query(database, "SELECT count(*) FROM predictions") == [(8,)]
 
 
-def test_a_user_who_may_not_create_tables_uses_those_that_are_there(database: str) -> None:
+def test_a_user_without_the_right_to_create_tables_uses_existing_ones(database: str) -> None:
     insert(database, RECORD)
     query(database, "CREATE ROLE writer LOGIN")
     try:
@@ -76,7 +76,7 @@ def test_a_user_who_may_not_create_tables_uses_those_that_are_there(database: st
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Auckland"])
-def test_a_record_is_kept_as_it_was_with_its_times_in_utc(database: str, zone: str) -> None:
+def test_a_record_is_stored_unchanged_with_times_in_utc(database: str, zone: str) -> None:
     name = psycopg2.extensions.parse_dsn(database)["dbname"]
     query(database, f"ALTER DATABASE {name} SET TimeZone = '{zone}'")
     insert(database, RECORD)
@@ -87,7 +87,7 @@ def test_a_record_is_kept_as_it_was_with_its_times_in_utc(database: str, zone: s
     assert abs(datetime.now(UTC).replace(tzinfo=None) - created_at) < timedelta(minutes=10)
 
 
-def test_a_record_that_comes_again_changes_nothing(database: str) -> None:
+def test_inserting_a_record_is_idempotent(database: str) -> None:
     assert insert(database, RECORD, {**RECORD, "request_id": "two"}) == 2
     assert insert(database, {**RECORD, "prediction": 1}, {**RECORD, "request_id": "three"}) == 1
     assert query(database, "SELECT request_id, prediction FROM predictions ORDER BY id") == [
@@ -97,72 +97,72 @@ def test_a_record_that_comes_again_changes_nothing(database: str) -> None:
     ]
 
 
-def test_a_rejection_that_comes_again_changes_nothing(database: str) -> None:
+def test_rejecting_a_record_is_idempotent(database: str) -> None:
     for reason, rows in (("first", 1), ("second", 0)):
         assert execute(database, db.REJECT, {"record": json.dumps(RECORD), "reason": reason}) == rows
     rejected = query(database, "SELECT request_id, record, reason FROM predictions_rejected")
     assert rejected == [("one", RECORD, "first")]
 
 
-# Whose fault it is.
+# Errors of the row, and errors of the server.
 
 RAISE = """
-CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     RAISE EXCEPTION 'no' USING ERRCODE = '{}';
 END $$;
-CREATE TRIGGER refuse BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION refuse();
+CREATE TRIGGER reject BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNCTION reject();
 """
 
 
 @pytest.mark.parametrize(
-    ("prepare", "change", "refused"),
+    ("prepare", "change", "rejected"),
     [
         pytest.param("SELECT", {"model_version": "9" * 51}, True, id="too long"),
         pytest.param("SELECT", {"prediction": 2**31}, True, id="too large"),
         pytest.param("SELECT", {"model_name": None}, True, id="missing"),
-        pytest.param("SELECT", {"model_name": "\0"}, True, id="not text for PostgreSQL"),
+        pytest.param("SELECT", {"model_name": "\0"}, True, id="NUL in text"),
         pytest.param("SELECT", {"time": "now"}, True, id="wrong type"),
         pytest.param("ALTER TABLE predictions ADD CHECK (prediction < 2)", {}, True, id="constraint"),
         pytest.param("CREATE UNIQUE INDEX ON predictions ((1))", {}, True, id="not unique"),
         pytest.param(RAISE.format("P0001"), {}, True, id="trigger"),
         pytest.param(RAISE.format("53100"), {}, False, id="disk full"),
-        pytest.param("ALTER TABLE predictions RENAME latency_ms TO other", {}, False, id="another table"),
+        pytest.param("ALTER TABLE predictions RENAME latency_ms TO other", {}, False, id="missing column"),
         pytest.param("SET default_transaction_read_only = on", {}, False, id="read-only server"),
-        pytest.param("SET statement_timeout = 1; SELECT pg_sleep(1)", {}, False, id="too slow"),
+        pytest.param("SET statement_timeout = 1; SELECT pg_sleep(1)", {}, False, id="statement timeout"),
         pytest.param("SELECT pg_terminate_backend(pg_backend_pid())", {}, False, id="connection lost"),
-        pytest.param("SET ROLE pg_monitor", {}, False, id="no right"),
+        pytest.param("SET ROLE pg_monitor", {}, False, id="no permission"),
     ],
 )
-def test_a_row_is_refused_for_good_only_when_the_row_is_the_reason(
-    database: str, prepare: str, change: dict[str, Any], refused: bool
+def test_a_row_is_rejected_only_for_errors_of_the_row_itself(
+    database: str, prepare: str, change: dict[str, Any], rejected: bool
 ) -> None:
     insert(database, {**RECORD, "request_id": "before"})
     with closing(db.connect(database)) as connection, connection.cursor() as cursor:
-        with pytest.raises(psycopg2.Error) as caught:  # noqa: PT012 - either of them
+        with pytest.raises(psycopg2.Error) as caught:  # noqa: PT012 - either may raise
             cursor.execute(prepare)
             cursor.execute(db.INSERT, [json.dumps([{**RECORD, **change}])])
-        assert db.refuses_the_row(caught.value) is refused
+        assert db.rejects_row(caught.value) is rejected
 
 
-# Every wait ends.
+# Timeouts.
 
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of a server that takes connections and says nothing."""
+    """URL of a server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"postgresql://postgres@127.0.0.1:{server.getsockname()[1]}/postgres"
 
 
-@pytest.mark.usefixtures("end_waits")
-def test_a_server_that_says_nothing_is_given_up(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("cancel_waits")
+def test_connecting_to_a_silent_server_times_out(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(db, "STATEMENT_SECONDS", 0.2)
     with pytest.raises(psycopg2.OperationalError, match=r"PostgreSQL did not answer within 0\.2 s"):
         db.connect(silent)
 
 
-@pytest.mark.usefixtures("end_waits")
-def test_a_statement_without_an_answer_is_given_up_and_its_connection_with_it(
+@pytest.mark.usefixtures("cancel_waits")
+def test_a_statement_without_response_times_out_and_closes_its_connection(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(db.connect(database)) as connection, connection.cursor() as cursor:
@@ -172,7 +172,7 @@ def test_a_statement_without_an_answer_is_given_up_and_its_connection_with_it(
         assert connection.closed
 
 
-def test_all_waits_can_be_ended_at_once(database: str, silent: str, end_waits: Callable[[], None]) -> None:
+def test_all_waits_can_be_cancelled_at_once(database: str, silent: str, cancel_waits: Callable[[], None]) -> None:
     with closing(db.connect(database)) as connection, ThreadPoolExecutor(2) as pool:
         waits: list[Future[Any]] = [
             pool.submit(db.connect, silent),
@@ -181,15 +181,15 @@ def test_all_waits_can_be_ended_at_once(database: str, silent: str, end_waits: C
         asleep = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
         wait_until(lambda: query(database, asleep), "the statement to run")
         started = time.monotonic()
-        end_waits()
+        cancel_waits()
         for wait in waits:
-            with pytest.raises(psycopg2.OperationalError, match="the service ends"):
+            with pytest.raises(psycopg2.OperationalError, match="the service is shutting down"):
                 wait.result()
         assert time.monotonic() - started < db.STATEMENT_SECONDS
 
 
-@pytest.mark.usefixtures("end_waits")
-def test_a_connection_works_beside_a_thousand_others_of_the_process(database: str) -> None:
+@pytest.mark.usefixtures("cancel_waits")
+def test_a_connection_works_with_a_thousand_open_files(database: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2000:
         pytest.skip("this process may not open 2,000 files")

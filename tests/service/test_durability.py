@@ -1,6 +1,6 @@
-"""An answered prediction is in the log, exactly once, whatever dies.
+"""An answered prediction is logged exactly once, whatever fails.
 
-Processes, PostgreSQL, disk and signals are real. KILLS sets how often the service is killed in a row.
+Processes, PostgreSQL, disks and signals are real. KILLS sets how often the service is killed.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 
 KILLS = int(os.environ.get("KILLS", "8"))
 NOWHERE = "postgresql://postgres@/postgres?host=%2Fnowhere"
-AWAY = re.compile(r"PostgreSQL is away; ([1-9]\d*) predictions wait in the journal")
+UNAVAILABLE = re.compile(r"PostgreSQL is unavailable; ([1-9]\d*) predictions wait in the journal")
 
 
 class Load:
-    """Clients that predict `rows` rows a request, again and again, and remember what was acknowledged.
+    """Clients that send requests of `rows` rows in a loop, and record the acknowledged predictions.
 
-    A prediction is acknowledged when its answer, a 200, was received to its end. With `keyed`, each has an
-    Idempotency-Key, under which it is repeated until it is acknowledged.
+    A prediction is acknowledged when its response, a 200, has been received completely. With `keyed`, each request
+    has an Idempotency-Key and is repeated until it is acknowledged.
     """
 
     def __init__(self, service: RunningService, clients: int = 4, rows: int = 1, *, keyed: bool = False) -> None:
@@ -56,16 +56,16 @@ class Load:
         self.statuses: Counter[int] = Counter()
         self.without_retry_after = 0
         self.broken = 0
-        """Predictions whose connection broke between request and answer: they may be in the log or not."""
+        """Predictions whose connection broke between request and response. They may or may not be logged."""
         self._service = service
         self._rows = rows
         self._keyed = keyed
-        self._noted = threading.Lock()
+        self._lock = threading.Lock()
         self._ending = threading.Event()
         self._clients = [threading.Thread(target=self._predict) for _ in range(clients)]
 
     def wait_for(self, more: int) -> None:
-        """Wait until so many more predictions were acknowledged."""
+        """Wait until that many more predictions are acknowledged."""
         goal = len(self.acknowledged) + more
         wait_until(lambda: len(self.acknowledged) >= goal, f"{more} more predictions: {self.statuses}")
 
@@ -87,13 +87,14 @@ class Load:
                 answer = json.loads(response.read())
             except (OSError, http.client.HTTPException):
                 connection.close()
-                with self._noted:
-                    self.broken += sent * self._rows
+                with self._lock:
+                    self.broken += self._rows if sent else 0
                 self._ending.wait(0.05)
                 continue
-            with self._noted:
+            with self._lock:
                 self.statuses[response.status] += 1
-                self.without_retry_after += response.status == 503 and "Retry-After" not in response.headers
+                if response.status == 503 and "Retry-After" not in response.headers:
+                    self.without_retry_after += 1
                 if response.status == 200:
                     answers = answer["predictions"] if self._rows > 1 else [answer]
                     self.acknowledged += [one["request_id"] for one in answers]
@@ -114,7 +115,7 @@ class Load:
 
 
 def unacknowledged(database_url: str, *loads: Load) -> int:
-    """Check that what was acknowledged is in the log, once; return how many rows are there besides."""
+    """Assert that each acknowledged prediction is logged once; return the number of other rows in the log."""
     acknowledged = [request_id for load in loads for request_id in load.acknowledged]
     logged = [row[0] for row in query(database_url, "SELECT request_id FROM predictions")]
     assert acknowledged
@@ -126,17 +127,17 @@ def unacknowledged(database_url: str, *loads: Load) -> int:
     return len(logged) - len(acknowledged)
 
 
-def assert_refused_and_logged(server: Postgres, load: Load, later: Load) -> None:
-    """Check that each request was answered or refused in good form, and the log holds the answers and no more."""
+def assert_logged_or_rejected(server: Postgres, load: Load, later: Load) -> None:
+    """Assert that each request got 200, or 503 with Retry-After, and that exactly the former are logged."""
     assert unacknowledged(server.url, load, later) == load.broken == load.without_retry_after == 0
     assert set(load.statuses) == {200, 503}
 
 
 def waiting(service: RunningService) -> int:
-    """Return how many predictions /logs says wait in the journal, while PostgreSQL is away."""
-    response = service.client.get("/logs", timeout=STATEMENT_SECONDS - 1)  # it does not wait for a statement's end
+    """Return the number of predictions in the journal, from the 503 of /logs without PostgreSQL."""
+    response = service.client.get("/logs", timeout=STATEMENT_SECONDS - 1)  # shorter than a statement's timeout
     assert response.status_code == 503
-    found = AWAY.fullmatch(response.json()["detail"])
+    found = UNAVAILABLE.fullmatch(response.json()["detail"])
     assert found, response.text
     return int(found[1])
 
@@ -145,26 +146,26 @@ def status(service: RunningService, path: str) -> int:
     return service.client.get(path).status_code
 
 
-def printed(service: RunningService, level: str) -> list[dict[str, Any]]:
-    """Return the lines of that level that the service printed."""
+def log_lines(service: RunningService, level: str) -> list[dict[str, Any]]:
+    """Return the service's log lines of that level."""
     lines = [json.loads(line) for line in service.log.read_text().splitlines()]
     return [line for line in lines if line["level"] == level]
 
 
-def is_said(service: RunningService, text: str) -> Callable[[], bool]:
+def is_logged(service: RunningService, text: str) -> Callable[[], bool]:
     return lambda: text in service.log.read_text()
 
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[Postgres]:
-    """A server that tests may stop and hang; they find it running, and leave it so."""
+    """A server that tests may stop and hang. It runs before and after each test."""
     with temporary() as server:
         yield server
 
 
 @pytest.fixture
 def server(own_postgres: Postgres) -> Iterator[Postgres]:
-    """That server, with an empty log."""
+    """The server, with an empty prediction log."""
     query(own_postgres.url, "DROP TABLE IF EXISTS predictions, predictions_rejected")
     yield own_postgres
     own_postgres.start()
@@ -173,16 +174,14 @@ def server(own_postgres: Postgres) -> Iterator[Postgres]:
 # The service is killed.
 
 
-def test_no_acknowledged_prediction_is_lost_or_doubled_by_kills_under_load(
+def test_kills_under_load_neither_lose_nor_duplicate_acknowledged_predictions(
     model: Path, database: str, tmp_path: Path
 ) -> None:
     with RunningService(model, database, tmp_path / "journal") as service:
         loads = Load(service), Load(service, clients=2, rows=20), Load(service, clients=2, keyed=True)
         with loads[0], loads[1], loads[2]:
             for number in range(KILLS):
-                loads[0].wait_for(
-                    1 + 37 * number % 200
-                )  # at different moments: before, while, after rows are shipped
+                loads[0].wait_for(1 + 37 * number % 200)  # at different moments: before, during and after shipping
                 service.kill()
                 service.start()
                 assert service.metric("iris_journal_set_aside") == 0
@@ -191,13 +190,19 @@ def test_no_acknowledged_prediction_is_lost_or_doubled_by_kills_under_load(
         service.wait_shipped()
     extra = unacknowledged(database, *loads)
     acknowledged, broken = sum(len(load.acknowledged) for load in loads), sum(load.broken for load in loads)
-    log.info("%d kills, %d acknowledged; logged besides: %d of %d", KILLS, acknowledged, extra, broken)
+    log.info(
+        "%d kills, %d acknowledged; also logged: %d of %d whose connection broke",
+        KILLS,
+        acknowledged,
+        extra,
+        broken,
+    )
     assert extra <= broken
     assert set(loads[0].statuses) | set(loads[1].statuses) == {200}
-    assert set(loads[2].statuses) <= {200, 503}  # PostgreSQL may be too slow for those
+    assert set(loads[2].statuses) <= {200, 503}  # PostgreSQL may be too slow for requests with a key
 
 
-def test_a_prediction_is_not_answered_while_its_record_cannot_get_onto_the_disk(service: RunningService) -> None:
+def test_a_prediction_is_not_answered_before_its_record_is_on_disk(service: RunningService) -> None:
     with closing(sqlite3.connect(service.journal / "journal.sqlite", isolation_level=None)) as another:
         another.execute("BEGIN IMMEDIATE")
         with pytest.raises(httpx.ReadTimeout):
@@ -207,7 +212,7 @@ def test_a_prediction_is_not_answered_while_its_record_cannot_get_onto_the_disk(
     assert service.client.get("/logs").json()["count"] == 2
 
 
-def test_what_a_killed_process_left_is_shipped_by_a_newer_model_version_as_it_was(
+def test_the_journal_of_a_killed_process_is_shipped_unchanged_by_a_newer_version(
     model: Path, database: str, tmp_path: Path
 ) -> None:
     with RunningService(model, NOWHERE, tmp_path / "journal") as service:
@@ -215,22 +220,22 @@ def test_what_a_killed_process_left_is_shipped_by_a_newer_model_version_as_it_wa
             load.wait_for(100)
         service.kill()
     newer = shutil.copytree(model, tmp_path / "newer")
-    facts = json.loads((newer / "model.json").read_text())
-    (newer / "model.json").write_text(json.dumps({**facts, "version": "newer"}))
+    metadata = json.loads((newer / "model.json").read_text())
+    (newer / "model.json").write_text(json.dumps({**metadata, "version": "newer"}))
     with RunningService(newer, database, tmp_path / "journal") as service:
         answer = service.predict().json()
         service.wait_shipped()
     load.acknowledged.append(answer["request_id"])
     assert unacknowledged(database, load) == 0
     versions = query(database, "SELECT model_version, count(*) FROM predictions GROUP BY 1 ORDER BY 2")
-    assert versions == [("newer", 1), (facts["version"], len(load.acknowledged) - 1)]
+    assert versions == [("newer", 1), (metadata["version"], len(load.acknowledged) - 1)]
 
 
-def test_a_second_process_on_the_same_journal_is_refused(service: RunningService, model: Path) -> None:
+def test_a_second_process_cannot_use_the_same_journal(service: RunningService, model: Path) -> None:
     second = RunningService(model, NOWHERE, service.journal)
     second.log = service.journal.parent / "second.log"
     with (
-        pytest.raises(AssertionError, match="is in use by another process; end it, or set IRIS_JOURNAL_DIR"),
+        pytest.raises(AssertionError, match="is in use by another process; stop that, or set IRIS_JOURNAL_DIR"),
         second,
     ):
         pass
@@ -240,7 +245,7 @@ def test_a_second_process_on_the_same_journal_is_refused(service: RunningService
     assert service.predict().status_code == 200
 
 
-# PostgreSQL is away.
+# PostgreSQL is unavailable.
 
 
 def stop(server: Postgres) -> None:
@@ -270,7 +275,7 @@ def start(server: Postgres) -> None:
 
 
 def signal_all(server: Postgres, number: int) -> None:
-    """Send a signal to the server's first process and its children, which have none of their own."""
+    """Send a signal to the server's main process and its child processes."""
     first = server.pid()
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -280,7 +285,7 @@ def signal_all(server: Postgres, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("leave", "come_back", "reason"),
+    ("fail", "recover", "reason"),
     [
         pytest.param(stop, start, "", id="stopped"),
         pytest.param(stop_immediately, start, "", id="stopped-immediately"),
@@ -288,30 +293,30 @@ def signal_all(server: Postgres, number: int) -> None:
         pytest.param(hang, wake, "did not answer within", id="hung"),
     ],
 )
-def test_while_postgresql_is_away_predictions_go_on_and_afterwards_all_are_logged(
+def test_predictions_continue_without_postgresql_and_are_logged_later(
     model: Path,
     server: Postgres,
     tmp_path: Path,
-    leave: Callable[[Postgres], None],
-    come_back: Callable[[Postgres], None],
+    fail: Callable[[Postgres], None],
+    recover: Callable[[Postgres], None],
     reason: str,
 ) -> None:
     with RunningService(model, server.url, tmp_path / "journal") as service:
         with Load(service) as single, Load(service, clients=1, rows=20) as several:
             single.wait_for(100)
             wait_until(lambda: service.metric("iris_journal_shipped_total") > 0, "shipping")
-            leave(server)
+            fail(server)
             try:
                 for _ in range(3):
                     single.wait_for(50)
                     several.wait_for(20)
                     assert status(service, "/healthz") == status(service, "/readyz") == 200
                     assert waiting(service) > 0
-                wait_until(is_said(service, f"PostgreSQL does not take the log{reason and '; '}"), "a warning")
-                wait_until(is_said(service, reason), f"the shipper to say: {reason}")
+                wait_until(is_logged(service, f"cannot ship to PostgreSQL{reason and '; '}"), "a warning")
+                wait_until(is_logged(service, reason), f"the shipper to log: {reason}")
                 single.wait_for(50)
             finally:
-                come_back(server)
+                recover(server)
             single.wait_for(50)
         service.wait_shipped()
         assert status(service, "/logs") == 200
@@ -319,7 +324,7 @@ def test_while_postgresql_is_away_predictions_go_on_and_afterwards_all_are_logge
     assert set(single.statuses) | set(several.statuses) == {200}
 
 
-def test_a_service_that_starts_without_postgresql_answers_and_ships_later(
+def test_a_service_started_without_postgresql_predicts_and_ships_later(
     model: Path, server: Postgres, tmp_path: Path
 ) -> None:
     server.stop()
@@ -335,7 +340,7 @@ def test_a_service_that_starts_without_postgresql_answers_and_ships_later(
     assert unacknowledged(server.url, load) == 0
 
 
-def test_a_table_that_was_dropped_is_created_again(service: RunningService, database: str) -> None:
+def test_a_dropped_table_is_recreated(service: RunningService, database: str) -> None:
     service.predict()
     service.wait_shipped()
     query(database, "DROP TABLE predictions, predictions_rejected")
@@ -345,10 +350,10 @@ def test_a_table_that_was_dropped_is_created_again(service: RunningService, data
     assert unacknowledged(database, load) == 0
 
 
-# PostgreSQL refuses.
+# PostgreSQL rejects rows.
 
 
-def test_refused_rows_are_set_apart_with_the_reason_and_their_neighbours_are_logged(
+def test_rejected_rows_are_stored_with_the_reason_and_the_others_are_logged(
     service: RunningService, database: str
 ) -> None:
     service.predict()
@@ -360,9 +365,9 @@ def test_refused_rows_are_set_apart_with_the_reason_and_their_neighbours_are_log
     service.wait_shipped()
     later = service.predict().json()["request_id"]
     service.wait_shipped()
-    refused = query(database, "SELECT request_id, record, reason FROM predictions_rejected ORDER BY id")
-    assert [row[0] for row in refused] == ids[::10]
-    for request_id, record, reason in refused:
+    rejected = query(database, "SELECT request_id, record, reason FROM predictions_rejected ORDER BY id")
+    assert [row[0] for row in rejected] == ids[::10]
+    for request_id, record, reason in rejected:
         assert (record["request_id"], record["features"]) == (request_id, rows[0])
         assert 'violates check constraint "no_zero"' in reason
     logged = {row[0] for row in query(database, "SELECT request_id FROM predictions")}
@@ -373,7 +378,7 @@ def test_refused_rows_are_set_apart_with_the_reason_and_their_neighbours_are_log
 
 @pytest.fixture
 def app_url(database: str) -> Iterator[str]:
-    """The database's address for a user who may create nothing in it."""
+    """URL of the database for a user without permissions in it."""
     query(database, "CREATE ROLE app LOGIN")
     try:
         yield database.replace("//postgres@", "//app@")
@@ -381,18 +386,18 @@ def app_url(database: str) -> Iterator[str]:
         query(database, "DROP OWNED BY app; DROP ROLE app")
 
 
-def test_without_the_right_to_write_everything_waits_until_it_is_granted(
+def test_without_permissions_predictions_wait_until_they_are_granted(
     model: Path, database: str, app_url: str, tmp_path: Path
 ) -> None:
     with RunningService(model, app_url, tmp_path / "journal") as service:
         with Load(service) as load:
             load.wait_for(50)
-            wait_until(is_said(service, "permission denied for schema public"), "a warning: no table")
+            wait_until(is_logged(service, "permission denied for schema public"), "a warning: no table")
             query(database, "GRANT CREATE ON SCHEMA public TO app")
             wait_until(lambda: service.metric("iris_journal_shipped_total") > 0, "shipping")
             query(database, "ALTER TABLE predictions OWNER TO postgres")
             load.wait_for(50)
-            wait_until(is_said(service, "permission denied for table predictions"), "a warning: no INSERT")
+            wait_until(is_logged(service, "permission denied for table predictions"), "a warning: no INSERT")
             load.wait_for(50)
         assert service.metric("iris_journal_depth") >= 50
         query(database, "GRANT SELECT, INSERT ON predictions TO app")
@@ -401,40 +406,38 @@ def test_without_the_right_to_write_everything_waits_until_it_is_granted(
     assert unacknowledged(database, load) == 0
 
 
-# The disk does not answer.
+# The disk hangs.
 
 
 @pytest.fixture
 def in_this_process(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    """The service without a server, PostgreSQL, or patience with its disk."""
+    """The service in this process, without PostgreSQL. It is not ready after its disk hangs for 0.1 s."""
     monkeypatch.setattr("service.app.STUCK_SECONDS", 0.1)
     yield Service(Settings(database_url=NOWHERE, model_dir=model, journal_dir=tmp_path, drain_seconds=0))
     psycopg2.extensions.set_wait_callback(None)
 
 
-def test_a_disk_that_does_not_answer_is_why_it_is_not_ready_and_holds_up_no_other_answer(
-    in_this_process: Service, tmp_path: Path
-) -> None:
+def test_a_hung_disk_ends_readiness_and_delays_no_other_response(in_this_process: Service, tmp_path: Path) -> None:
     async def watch() -> None:
         transport = httpx.ASGITransport(create_app(in_this_process))
-        async with in_this_process.running(FastAPI()), httpx.AsyncClient(transport=transport) as client:
+        async with in_this_process.lifespan(FastAPI()), httpx.AsyncClient(transport=transport) as client:
 
             def predict() -> Awaitable[httpx.Response]:
                 return client.post("http://x/predict", json={"features": SETOSA})
 
             async def readiness() -> str:
                 for path in ("/metrics", "/healthz", "/v2/health/ready", "/readyz"):
-                    begun = time.monotonic()
+                    started = time.monotonic()
                     answer = await client.get(f"http://x{path}")
-                    assert time.monotonic() - begun < 1, path
+                    assert time.monotonic() - started < 1, path
                 return answer.text
 
-            await predict()  # it waits for PostgreSQL, and so has an age
+            await predict()  # it waits in the journal, so /metrics reports its age
             with closing(sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)) as another:
-                another.execute("BEGIN IMMEDIATE")  # for which SQLite waits as for a disk, but 5 s at most
+                another.execute("BEGIN IMMEDIATE")  # SQLite waits for this lock like for a disk, for 5 s
                 waiting = asyncio.ensure_future(predict())
                 await asyncio.sleep(0.5)
-                assert "the journal has not answered for " in await readiness()
+                assert "the journal has not responded for " in await readiness()
                 assert (await waiting).status_code == 503
                 assert "the journal cannot be written: database is locked" in await readiness()
             while '"ok"' not in await readiness():
@@ -452,11 +455,10 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
-def fill_until_refused(service: RunningService, load: Load) -> None:
-    """Predict until the journal takes no more, and see that this is told to who asks."""
-    wait_until(lambda: load.statuses[503] > 0, "a refusal")
-    refused = [0] * 5
-    wait_until(lambda: all(status(service, "/readyz") == 503 for _ in refused), "readiness to end")
+def fill_until_rejected(service: RunningService, load: Load) -> None:
+    """Predict until the journal is full; assert that readiness, metrics and predictions report this."""
+    wait_until(lambda: load.statuses[503] > 0, "a 503 response")
+    wait_until(lambda: all(status(service, "/readyz") == 503 for _ in range(5)), "readiness to end")
     detail = service.client.get("/readyz").json()["detail"]
     assert detail == "the journal cannot be written: database or disk is full"
     assert status(service, "/healthz") == 200
@@ -466,7 +468,7 @@ def fill_until_refused(service: RunningService, load: Load) -> None:
 
 
 def assert_recovers(service: RunningService) -> Load:
-    """See the service get ready by itself and answer."""
+    """Assert that the service gets ready by itself and predicts; return the load that it served."""
     wait_until(lambda: status(service, "/readyz") == 200, "readiness to return")
     with Load(service) as load:
         load.wait_for(200)
@@ -474,14 +476,14 @@ def assert_recovers(service: RunningService) -> Load:
     return load
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["", "killed-meanwhile"])
-def test_a_disk_that_the_journal_filled_is_free_again_when_postgresql_is_back(
+@pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
+def test_a_disk_that_the_journal_filled_is_freed_when_postgresql_is_back(
     model: Path, server: Postgres, disk: SmallDisk, killed: bool
 ) -> None:
     server.stop()
     with RunningService(model, server.url, disk.folder / "journal", prefix=disk.prefix) as service:
         with Load(service, rows=100) as load:
-            fill_until_refused(service, load)
+            fill_until_rejected(service, load)
         if killed:
             service.kill()
             service.start()
@@ -490,10 +492,10 @@ def test_a_disk_that_the_journal_filled_is_free_again_when_postgresql_is_back(
         service.wait_shipped()
         later = assert_recovers(service)
         service.wait_shipped()
-    assert_refused_and_logged(server, load, later)
+    assert_logged_or_rejected(server, load, later)
 
 
-def test_a_disk_that_another_filled_is_no_hindrance_once_it_is_free_with_postgresql_still_away(
+def test_predictions_resume_without_postgresql_when_a_full_disk_is_freed(
     model: Path, server: Postgres, disk: SmallDisk
 ) -> None:
     server.stop()
@@ -501,31 +503,31 @@ def test_a_disk_that_another_filled_is_no_hindrance_once_it_is_free_with_postgre
         with Load(service, rows=100) as load:
             load.wait_for(1000)
             disk.fill()
-            fill_until_refused(service, load)
+            fill_until_rejected(service, load)
         disk.free()
         later = assert_recovers(service)
         server.start()
         service.wait_shipped()
-    assert_refused_and_logged(server, load, later)
+    assert_logged_or_rejected(server, load, later)
 
 
-def test_on_a_full_disk_with_postgresql_there_nothing_is_lost(
+def test_a_full_disk_loses_nothing_while_postgresql_is_available(
     model: Path, server: Postgres, disk: SmallDisk
 ) -> None:
     with RunningService(model, server.url, disk.folder / "journal", prefix=disk.prefix) as service:
         with Load(service, rows=100) as load:
             load.wait_for(1000)
             disk.fill()
-            wait_until(lambda: load.statuses[503] > 10, "refusals")
-            load.wait_for(1000)  # what little room is left is used, again and again
+            wait_until(lambda: load.statuses[503] > 10, "503 responses")
+            load.wait_for(1000)  # PostgreSQL frees some space again and again
             assert status(service, "/healthz") == 200
             disk.free()
         later = assert_recovers(service)
         service.wait_shipped()
-    assert_refused_and_logged(server, load, later)
+    assert_logged_or_rejected(server, load, later)
 
 
-def test_a_service_that_starts_on_a_full_disk_says_so_and_starts_when_there_is_room(
+def test_a_service_fails_to_start_on_a_full_disk_and_starts_once_it_is_freed(
     model: Path, server: Postgres, disk: SmallDisk
 ) -> None:
     disk.fill()
@@ -540,26 +542,26 @@ def test_a_service_that_starts_on_a_full_disk_says_so_and_starts_when_there_is_r
     assert unacknowledged(server.url, later) == 0
 
 
-def test_a_full_journal_refuses_predictions_and_drains_when_postgresql_is_back(
+def test_a_full_journal_gets_503_and_is_shipped_when_postgresql_is_back(
     model: Path, server: Postgres, tmp_path: Path
 ) -> None:
     server.stop()
     with RunningService(model, server.url, tmp_path / "journal", journal_max_mib="1") as service:
         with Load(service, rows=100) as load:
-            fill_until_refused(service, load)
+            fill_until_rejected(service, load)
         assert 2000 < waiting(service) == len(load.acknowledged) < 8000
         server.start()
         service.wait_shipped()
         later = assert_recovers(service)
         service.wait_shipped()
-    assert_refused_and_logged(server, load, later)
+    assert_logged_or_rejected(server, load, later)
 
 
 # The journal is damaged.
 
 
 def record(number: int) -> dict[str, Any]:
-    """Return a prediction as it stands in the journal."""
+    """Return a prediction as the journal stores it."""
     return {
         "request_id": f"journal-{number}",
         "model_name": "iris-classifier",
@@ -572,14 +574,16 @@ def record(number: int) -> dict[str, Any]:
     }
 
 
-def test_a_corrupt_journal_is_set_aside_and_the_service_starts(model: Path, database: str, tmp_path: Path) -> None:
+def test_a_corrupt_journal_is_quarantined_and_the_service_starts(
+    model: Path, database: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "journal"
     folder.mkdir()
     garbage = os.urandom(100_000)
     (folder / "journal.sqlite").write_bytes(garbage)
     with RunningService(model, database, folder) as service:
-        (line,) = printed(service, "ERROR")
-        assert line["message"].startswith("the journal is corrupt and was set aside")
+        (line,) = log_lines(service, "ERROR")
+        assert line["message"].startswith("the journal is corrupt and was quarantined")
         assert Path(line["file"]).parent == folder
         assert Path(line["file"]).read_bytes() == garbage
         assert service.metric("iris_journal_set_aside") == 1
@@ -591,7 +595,7 @@ def test_a_corrupt_journal_is_set_aside_and_the_service_starts(model: Path, data
         assert service.metric("iris_journal_set_aside") == 0
 
 
-def test_a_garbage_wal_is_set_aside_and_what_the_journal_holds_otherwise_is_shipped(
+def test_a_corrupt_wal_is_quarantined_and_the_rest_of_the_journal_is_shipped(
     model: Path, database: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "journal"
@@ -601,15 +605,15 @@ def test_a_garbage_wal_is_set_aside_and_what_the_journal_holds_otherwise_is_ship
     garbage = os.urandom(100_000)
     (folder / "journal.sqlite-wal").write_bytes(garbage)
     with RunningService(model, database, folder) as service:
-        (line,) = printed(service, "ERROR")
-        assert line["reason"] == "journal.sqlite-wal does not begin like a WAL"
+        (line,) = log_lines(service, "ERROR")
+        assert line["reason"] == "journal.sqlite-wal does not start with a WAL header"
         assert Path(line["file"]).read_bytes() == garbage
         assert service.metric("iris_journal_set_aside") == 1
         service.wait_shipped()
     assert query(database, "SELECT request_id FROM predictions") == [("journal-1",)]
 
 
-def test_a_record_that_the_disk_has_changed_holds_up_no_other(model: Path, database: str, tmp_path: Path) -> None:
+def test_a_corrupt_record_does_not_block_others(model: Path, database: str, tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", 256)
     groups = [
         json.dumps([record(1), record(2)]).encode(),
@@ -631,15 +635,15 @@ def test_a_record_that_the_disk_has_changed_holds_up_no_other(model: Path, datab
     kept = query(database, "SELECT record ->> 'bytes' FROM predictions_rejected ORDER BY id")
     assert [base64.b64decode(row[0]) for row in kept] == [
         *(group[1:-1] for group in groups[1:4]),  # one record of the group
-        groups[4],  # not JSON any more
+        groups[4],  # not JSON
     ]
 
 
-# The service is told to end.
+# The service is stopped.
 
 
 def in_journal(folder: Path) -> int:
-    """Return how many predictions the journal of an ended process holds."""
+    """Return the number of predictions in the journal of a stopped process."""
     connection = sqlite3.connect(folder / "journal.sqlite")
     try:
         (count,) = connection.execute("SELECT coalesce(sum(size), 0) FROM groups").fetchone()
@@ -648,7 +652,7 @@ def in_journal(folder: Path) -> int:
         connection.close()
 
 
-def test_a_service_that_is_told_to_end_under_load_has_logged_all_that_it_answered(
+def test_a_service_stopped_under_load_ships_all_answered_predictions(
     model: Path, database: str, tmp_path: Path
 ) -> None:
     with RunningService(model, database, tmp_path / "journal", drain_seconds="60") as service:
@@ -670,7 +674,7 @@ def test_a_service_that_is_told_to_end_under_load_has_logged_all_that_it_answere
     assert set(single.statuses) | set(several.statuses) == {200}
 
 
-def test_a_request_that_is_being_received_is_answered_before_the_service_ends(
+def test_a_partly_received_request_is_answered_before_the_service_ends(
     service: RunningService, database: str
 ) -> None:
     body = json.dumps({"features": SETOSA}).encode()
@@ -702,26 +706,25 @@ def listens(port: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("leave", [stop, hang])
-def test_a_service_that_is_told_to_end_without_postgresql_ends_in_time_and_leaves_the_rest_to_the_next(
-    model: Path, server: Postgres, tmp_path: Path, leave: Callable[[Postgres], None]
+@pytest.mark.parametrize("fail", [stop, hang])
+def test_a_service_stopped_without_postgresql_ends_in_time_and_keeps_its_journal(
+    model: Path, server: Postgres, tmp_path: Path, fail: Callable[[Postgres], None]
 ) -> None:
     with RunningService(model, server.url, tmp_path / "journal", drain_seconds="1") as service:
         service.predict()
         service.wait_shipped()
-        leave(server)
+        fail(server)
         try:
             with Load(service) as load:
                 load.wait_for(100)
             assert waiting(service) > 0
             started = time.monotonic()
             assert service.stop() == 0
-            assert (
-                time.monotonic() - started < 7
-            )  # a second or two on an idle machine; a hung server's patience is 10
+            # A second or two on an idle machine. It must not wait for the timeout of a statement, which is 10 s.
+            assert time.monotonic() - started < 7
             assert in_journal(service.journal) == len(load.acknowledged)
         finally:
-            wake(server) if leave is hang else start(server)
+            wake(server) if fail is hang else start(server)
         service.start()
         service.wait_shipped()
-    assert unacknowledged(server.url, load) == 1  # the first
+    assert unacknowledged(server.url, load) == 1  # the first prediction, outside the load

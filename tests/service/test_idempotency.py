@@ -1,4 +1,4 @@
-"""Idempotency-Key: whoever repeats a request gets the first answer again, and the log has it once."""
+"""Idempotency-Key: a repeated request gets the first answer, and the log has it once."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ HEADER = "Idempotency-Key"
 
 @pytest.fixture
 def key() -> str:
-    """A key that nobody has used."""
+    """A new key."""
     return str(uuid.uuid4())
 
 
@@ -29,7 +29,7 @@ def key() -> str:
 def pods(
     model: Path, module_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[RunningService]]:
-    """Two pods with one database: the second one serves a newer version of the model."""
+    """Two pods with one database. The second pod serves a newer version of the model."""
     folder = tmp_path_factory.mktemp("pods")
     newer = Path(shutil.copytree(model, folder / "model"))
     document = json.loads((newer / "model.json").read_text())
@@ -41,7 +41,7 @@ def pods(
         yield [one, two]
 
 
-def test_the_key_is_the_request_id_and_is_in_the_log_when_the_answer_comes(
+def test_the_key_is_the_request_id_and_is_logged_before_the_answer(
     pods: list[RunningService], module_database: str, key: str
 ) -> None:
     response = pods[0].predict(**{HEADER: key})
@@ -53,10 +53,8 @@ def test_the_key_is_the_request_id_and_is_in_the_log_when_the_answer_comes(
     ]
 
 
-def test_a_repeat_gets_the_first_answer_byte_for_byte(
-    pods: list[RunningService], module_database: str, key: str
-) -> None:
-    # Also however the UUID is written, and however the numbers are.
+def test_a_repeat_gets_an_identical_answer(pods: list[RunningService], module_database: str, key: str) -> None:
+    # Also in another notation of the UUID and of the numbers.
     first = pods[0].predict(**{HEADER: key})
     again = [
         pods[0].predict(**{HEADER: key}),
@@ -67,7 +65,7 @@ def test_a_repeat_gets_the_first_answer_byte_for_byte(
     assert _rows(module_database, key) == 1
 
 
-def test_a_repeat_at_another_pod_gets_the_first_answer_and_the_version_that_gave_it(
+def test_a_repeat_at_another_pod_gets_the_first_answer_with_its_version(
     pods: list[RunningService], module_database: str, key: str
 ) -> None:
     first, again = (pod.predict(**{HEADER: key}) for pod in pods)
@@ -76,7 +74,7 @@ def test_a_repeat_at_another_pod_gets_the_first_answer_and_the_version_that_gave
     assert _rows(module_database, key) == 1
 
 
-def test_a_hundred_at_once_at_both_pods_get_one_answer(
+def test_a_hundred_simultaneous_requests_to_both_pods_get_one_answer(
     pods: list[RunningService], module_database: str, key: str
 ) -> None:
     responses = _at_once(pods, key, {"features": SETOSA}, "/predict")
@@ -85,7 +83,7 @@ def test_a_hundred_at_once_at_both_pods_get_one_answer(
     assert _rows(module_database, key) == 1
 
 
-def test_a_batch_is_repeated_row_by_row_by_both_pods(
+def test_a_batch_gets_the_same_answers_from_both_pods(
     pods: list[RunningService], module_database: str, key: str
 ) -> None:
     before = _all_rows(module_database)
@@ -98,7 +96,9 @@ def test_a_batch_is_repeated_row_by_row_by_both_pods(
     assert _all_rows(module_database) == before + 3
 
 
-def test_a_batch_of_1000_rows_is_repeated(pods: list[RunningService], module_database: str, key: str) -> None:
+def test_a_repeated_batch_of_1000_rows_gets_an_identical_answer(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
     before = _all_rows(module_database)
     first, again = (_batch(pod, key, [SETOSA] * 1000) for pod in pods)
     assert first.status_code == 200
@@ -106,7 +106,7 @@ def test_a_batch_of_1000_rows_is_repeated(pods: list[RunningService], module_dat
     assert _all_rows(module_database) == before + 1000
 
 
-def test_another_row_under_the_same_key_is_refused(
+def test_another_row_under_the_same_key_gets_409(
     pods: list[RunningService], module_database: str, key: str
 ) -> None:
     pods[0].predict(**{HEADER: key})
@@ -123,7 +123,7 @@ def test_another_row_under_the_same_key_is_refused(
     [[SETOSA, OTHER], [SETOSA, OTHER, OTHER, OTHER], [SETOSA], [OTHER, SETOSA, OTHER], [SETOSA, OTHER, SETOSA]],
     ids=["shorter", "longer", "one row", "in another order", "another last row"],
 )
-def test_another_batch_under_the_same_key_is_refused_and_leaves_nothing(
+def test_another_batch_under_the_same_key_gets_409_and_is_not_logged(
     pods: list[RunningService], module_database: str, key: str, repeat: list[list[float]]
 ) -> None:
     assert _batch(pods[0], key, [SETOSA, OTHER, OTHER]).status_code == 200
@@ -132,7 +132,7 @@ def test_another_batch_under_the_same_key_is_refused_and_leaves_nothing(
     assert _all_rows(module_database) == before
 
 
-def test_of_two_bodies_under_one_key_at_once_one_is_answered_and_the_other_refused(
+def test_of_two_simultaneous_bodies_under_one_key_one_gets_409(
     pods: list[RunningService], module_database: str
 ) -> None:
     for _ in range(10):
@@ -143,12 +143,12 @@ def test_of_two_bodies_under_one_key_at_once_one_is_answered_and_the_other_refus
         assert _rows(module_database, key) == 1
 
 
-def test_a_malformed_request_does_not_use_its_key_up(pods: list[RunningService], key: str) -> None:
+def test_a_malformed_request_does_not_use_its_key(pods: list[RunningService], key: str) -> None:
     assert pods[0].predict([1], **{HEADER: key}).status_code == 422
     assert pods[0].predict(**{HEADER: key}).status_code == 200
 
 
-def test_a_key_is_remembered_across_a_restart(service: RunningService, key: str) -> None:
+def test_a_key_survives_a_restart(service: RunningService, key: str) -> None:
     first = service.predict(**{HEADER: key})
     service.kill()
     service.start()
@@ -159,15 +159,13 @@ def test_a_key_is_remembered_across_a_restart(service: RunningService, key: str)
     assert service.predict(OTHER, **{HEADER: key}).status_code == 409
 
 
-def test_without_postgresql_a_key_is_refused_for_now_and_answered_once_when_it_is_back(
-    model: Path, tmp_path: Path, key: str
-) -> None:
+def test_without_postgresql_a_key_gets_503_until_postgresql_is_back(model: Path, tmp_path: Path, key: str) -> None:
     with temporary() as postgres, RunningService(model, postgres.url, tmp_path / "journal") as service:
         used = str(uuid.uuid4())
         first = service.predict(**{HEADER: used})
         postgres.stop()
-        for refused in (service.predict(**{HEADER: key}), service.predict(**{HEADER: used})):
-            _check_refused_for_now(refused)
+        for response in (service.predict(**{HEADER: key}), service.predict(**{HEADER: used})):
+            _assert_unavailable(response)
         assert service.predict().status_code == 200
         postgres.start()
         wait_until(lambda: service.predict(**{HEADER: key}).status_code == 200, "an answer under the key")
@@ -176,7 +174,7 @@ def test_without_postgresql_a_key_is_refused_for_now_and_answered_once_when_it_i
         assert _all_rows(postgres.url) == 3
 
 
-def test_a_silent_postgresql_holds_up_keys_for_a_bounded_time_and_nobody_else(model: Path, tmp_path: Path) -> None:
+def test_a_silent_postgresql_delays_only_requests_with_a_key(model: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(16) as pool:
         url = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/database"
         with RunningService(model, url, tmp_path / "journal", drain_seconds="0") as service:
@@ -190,11 +188,11 @@ def test_a_silent_postgresql_holds_up_keys_for_a_bounded_time_and_nobody_else(mo
             assert time.monotonic() - started < 10
             assert sorted(seconds)[len(seconds) // 2] < 0.25
             for future in keyed:
-                _check_refused_for_now(future.result())
+                _assert_unavailable(future.result())
             service.kill()
 
 
-def _check_refused_for_now(response: httpx.Response) -> None:
+def _assert_unavailable(response: httpx.Response) -> None:
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0
     assert "PostgreSQL" in response.json()["detail"]

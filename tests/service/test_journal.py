@@ -1,4 +1,4 @@
-"""The journal, on the real file; and the ids of what is put into it."""
+"""The journal, on real files, and the request ids of its predictions."""
 
 import os
 import shutil
@@ -36,12 +36,12 @@ def opened(folder: Path, max_mib: int = 64) -> closing[Journal]:
 
 
 def as_killed(folder: Path) -> Path:
-    """Return a copy of an open journal's folder: what a kill at this moment would leave."""
+    """Return a copy of an open journal's folder, as a kill at this moment would leave it."""
     return shutil.copytree(folder, folder.with_name("killed"))
 
 
 def fill(journal: Journal, size: int) -> None:
-    """Append groups of `size` bytes until one is refused."""
+    """Append groups of `size` bytes until the journal is full."""
     while True:
         try:
             journal.append(b"x" * size, 1)
@@ -49,27 +49,27 @@ def fill(journal: Journal, size: int) -> None:
             return
 
 
-# What goes in comes out.
+# Append, read, remove.
 
 
-def test_groups_come_back_in_order_with_what_was_put_in(journal: Journal) -> None:
+def test_groups_are_returned_in_order_and_unchanged(journal: Journal) -> None:
     journal.append(b'[{"a":1},{"a":2}]', 2)
     journal.append(b'[{"a":3}]', 1)
     assert journal.oldest(0, 100) == [Group(1, 2, b'[{"a":1},{"a":2}]'), Group(2, 1, b'[{"a":3}]')]
     assert (journal.depth, journal.written, journal.shipped) == (3, 3, 0)
 
 
-def test_groups_are_there_after_a_kill(journal: Journal, folder: Path) -> None:
+def test_groups_survive_a_kill(journal: Journal, folder: Path) -> None:
     for number in range(10):
         journal.append(b"[%d]" % number, 1)
     journal.remove(3)
     with opened(as_killed(folder)) as again:
         assert again.oldest(0, 100) == journal.oldest(0, 100)
         assert again.depth == journal.depth == 7
-        assert not again.set_aside
+        assert not again.quarantined
 
 
-def test_groups_are_there_after_an_orderly_end(folder: Path) -> None:
+def test_groups_survive_a_restart(folder: Path) -> None:
     with opened(folder) as journal:
         journal.append(b"[1]", 1)
     assert sorted(file.name for file in folder.iterdir()) == ["journal.sqlite", "owner.lock"]
@@ -80,22 +80,20 @@ def test_groups_are_there_after_an_orderly_end(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "ids"), [(1, [1]), (10, [1]), (11, [1, 2]), (25, [1, 2, 3]), (1000, [1, 2, 3, 4])]
 )
-def test_the_oldest_groups_are_as_many_as_make_up_the_rows_that_were_asked_for(
-    journal: Journal, rows: int, ids: list[int]
-) -> None:
+def test_as_many_groups_are_returned_as_the_rows_require(journal: Journal, rows: int, ids: list[int]) -> None:
     for _ in range(4):
         journal.append(b"[]", 10)
     assert [group.id for group in journal.oldest(0, rows)] == ids
 
 
-def test_the_oldest_groups_are_those_above_an_id(journal: Journal) -> None:
+def test_only_groups_above_an_id_are_returned(journal: Journal) -> None:
     for _ in range(4):
         journal.append(b"[]", 1)
     assert [group.id for group in journal.oldest(2, 100)] == [3, 4]
     assert journal.oldest(4, 100) == []
 
 
-def test_removed_groups_are_gone_and_counted(journal: Journal, folder: Path) -> None:
+def test_removed_groups_are_counted_as_shipped(journal: Journal, folder: Path) -> None:
     for _ in range(4):
         journal.append(b"[]", 10)
     journal.remove(3)
@@ -106,7 +104,7 @@ def test_removed_groups_are_gone_and_counted(journal: Journal, folder: Path) -> 
         assert (again.depth, again.written, again.shipped) == (10, 0, 0)
 
 
-def test_an_id_is_never_given_again_while_the_process_lives(journal: Journal) -> None:
+def test_ids_of_removed_groups_are_not_reused(journal: Journal) -> None:
     for _ in range(3):
         journal.append(b"[]", 1)
     journal.remove(3)
@@ -114,7 +112,7 @@ def test_an_id_is_never_given_again_while_the_process_lives(journal: Journal) ->
     assert [group.id for group in journal.oldest(3, 100)] == [4]
 
 
-def test_the_ids_of_a_new_process_are_above_those_that_wait(journal: Journal, folder: Path) -> None:
+def test_a_new_process_continues_above_the_ids_of_waiting_groups(journal: Journal, folder: Path) -> None:
     for _ in range(3):
         journal.append(b"[]", 1)
     journal.remove(2)
@@ -123,7 +121,7 @@ def test_the_ids_of_a_new_process_are_above_those_that_wait(journal: Journal, fo
         assert [group.id for group in again.oldest(0, 100)] == [3, 4]
 
 
-def test_the_age_is_that_of_the_oldest_group_that_waits(
+def test_the_age_is_that_of_the_oldest_waiting_group(
     journal: Journal, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert journal.oldest_age() == 0
@@ -137,7 +135,7 @@ def test_the_age_is_that_of_the_oldest_group_that_waits(
         assert again.oldest_age() == 60
     journal.remove(1)
     assert journal.oldest_age() == 0
-    now -= 3600  # somebody sets the clock back
+    now -= 3600  # the clock is set back
     assert journal.oldest_age() == 0
     journal.remove(2)
     now += 7200
@@ -146,7 +144,7 @@ def test_the_age_is_that_of_the_oldest_group_that_waits(
     assert journal.oldest_age() == 0
 
 
-def test_every_group_passes_once_while_one_thread_appends_and_another_removes(journal: Journal) -> None:
+def test_concurrent_append_and_remove_pass_every_group_once(journal: Journal) -> None:
     sent = [b"[%d]" % number for number in range(500)]
 
     def append() -> None:
@@ -167,10 +165,10 @@ def test_every_group_passes_once_while_one_thread_appends_and_another_removes(jo
     assert (journal.depth, journal.shipped) == (0, 500)
 
 
-# What cannot be written is refused.
+# Write errors.
 
 
-def test_a_full_journal_refuses_a_group_and_keeps_nothing_of_it(folder: Path) -> None:
+def test_a_full_journal_raises_and_stores_nothing_of_the_group(folder: Path) -> None:
     with opened(folder, max_mib=1) as journal:
         fill(journal, 10_000)
         assert journal.error == "database or disk is full"
@@ -184,7 +182,7 @@ def test_a_full_journal_refuses_a_group_and_keeps_nothing_of_it(folder: Path) ->
 
 
 @pytest.mark.parametrize("size", [1_000, 10_000, 100_000])
-def test_a_full_journal_is_writable_only_when_what_it_refused_would_fit(folder: Path, size: int) -> None:
+def test_a_full_journal_is_writable_only_when_the_failed_group_would_fit(folder: Path, size: int) -> None:
     with opened(folder, max_mib=1) as journal:
         fill(journal, size)
         for _ in range(200):
@@ -197,15 +195,15 @@ def test_a_full_journal_is_writable_only_when_what_it_refused_would_fit(folder: 
         assert journal.depth == 0
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_that_names_it_and_the_setting(tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_folder_names_it_and_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(JournalError, match=r"file/journal: Not a directory; IRIS_JOURNAL_DIR says where it is"):
+    with pytest.raises(JournalError, match=r"file/journal: Not a directory; IRIS_JOURNAL_DIR is its path"):
         opened(tmp_path / "file" / "journal")
 
 
-def test_a_folder_is_one_journals_until_it_is_closed(folder: Path) -> None:
+def test_a_folder_belongs_to_one_journal_until_it_is_closed(folder: Path) -> None:
     with opened(folder) as journal:
-        with pytest.raises(JournalError, match="is in use by another process; end it, or set IRIS_JOURNAL_DIR"):
+        with pytest.raises(JournalError, match="is in use by another process; stop that, or set IRIS_JOURNAL_DIR"):
             opened(folder)
         journal.append(b"[]", 1)
     with opened(folder) as again:
@@ -213,7 +211,7 @@ def test_a_folder_is_one_journals_until_it_is_closed(folder: Path) -> None:
 
 
 def run(code: str, folder: Path, *prefix: str) -> list[str]:
-    """Run Python code with `journal`, opened in a process of its own, and return the lines that it printed."""
+    """Run Python code with an open `journal` in a new process; return the lines that it prints."""
     opened = "from pathlib import Path; from service.journal import *; journal = Journal(Path(sys.argv[1]), 64)\n"
     done = subprocess.run(
         [*prefix, sys.executable, "-c", f"import sys; {opened}{code}", str(folder)],
@@ -226,13 +224,13 @@ def run(code: str, folder: Path, *prefix: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-# From here on, fsync and fdatasync fail in this process: a seccomp filter, which needs no rights.
+# Code after which fsync and fdatasync fail in its process, by a seccomp filter, which needs no privileges.
 DISK_DOES_NOT_SYNC = """
 import ctypes, errno, os, struct
 numbers = {"x86_64": (74, 75), "aarch64": (82, 83)}[os.uname().machine]
-steps = [(0x20, 0, 0, 0)]  # load the number of the system call
-steps += [(0x15, 3 - i, 0, number) for i, number in enumerate(numbers, 1)]  # when equal, go on with the last step
-steps += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EIO)]  # let it pass; let it fail
+steps = [(0x20, 0, 0, 0)]  # load the system call number
+steps += [(0x15, 3 - i, 0, number) for i, number in enumerate(numbers, 1)]  # if equal, jump to the last step
+steps += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EIO)]  # allow; fail with EIO
 filters = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
 program = struct.pack("HL", len(steps), ctypes.addressof(filters))
 libc = ctypes.CDLL(None, use_errno=True)
@@ -240,8 +238,8 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0, ctyp
 """
 
 
-def test_a_group_that_the_disk_does_not_confirm_is_refused(folder: Path) -> None:
-    append = 'journal.append(b"[]", 1)\n'  # the first begins the WAL, which has an fsync of its own
+def test_append_raises_when_fsync_fails(folder: Path) -> None:
+    append = 'journal.append(b"[]", 1)\n'  # the first group also creates the WAL, with an fsync of its own
     append_again = """
 try:
     journal.append(b"[]", 1)
@@ -252,7 +250,7 @@ except sqlite3.OperationalError as error:
     assert lines == ["SQLITE_IOERR_FSYNC disk I/O error 1"]
 
 
-# Until the disk is full; then PostgreSQL takes all groups, but nobody makes room.
+# Code that fills the disk with the journal.
 FILL_THE_DISK = """
 group = b"[" + b"1," * 10_000 + b"1]"
 try:
@@ -264,7 +262,7 @@ except sqlite3.OperationalError:
 """
 
 
-def test_a_disk_that_the_journal_filled_has_room_again_when_all_is_shipped(tmp_path: Path) -> None:
+def test_a_disk_that_the_journal_filled_is_freed_when_all_groups_are_shipped(tmp_path: Path) -> None:
     ship = """
 journal.remove(last.id - 1)
 print(journal.depth == last.id, journal.shipped)
@@ -273,7 +271,7 @@ print(journal.error)
 journal.remove(last.id)
 print(journal.depth, journal.shipped == last.id)
 journal.append(group, 1)
-print(journal.error, journal.oldest(0, 10)[0].id == last.id + 1, journal.set_aside)
+print(journal.error, journal.oldest(0, 10)[0].id == last.id + 1, journal.quarantined)
 """
     with SmallDisk(tmp_path / "disk", 6000) as disk:
         full = "database or disk is full"
@@ -281,7 +279,7 @@ print(journal.error, journal.oldest(0, 10)[0].id == last.id + 1, journal.set_asi
         assert run(FILL_THE_DISK + ship, disk.folder / "journal", *disk.prefix) == lines
 
 
-def test_a_disk_whose_room_another_took_at_that_moment_is_tried_again(tmp_path: Path) -> None:
+def test_recreating_the_journal_is_retried_when_another_process_takes_the_freed_space(tmp_path: Path) -> None:
     ship = """
 another = Path(sys.argv[1]) / "another"
 def unlink(path, missing_ok):
@@ -314,7 +312,7 @@ print(journal.depth, len(journal.oldest(0, 10)))
     assert lines == [full, full, f"{full} 0 0.0", "None", "1 2", "0 0"]
 
 
-# What is damaged is set aside.
+# Damaged files are quarantined.
 
 
 def overwrite(file: Path) -> None:
@@ -347,7 +345,7 @@ def flip_a_bit_of_the_header(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [overwrite, halve, tear_the_last_page, flip_a_page])
-def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_one_begun(
+def test_a_damaged_file_is_quarantined_unchanged_and_a_new_one_created(
     folder: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(folder) as journal:
@@ -356,18 +354,18 @@ def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_one_begun(
     damage(folder / "journal.sqlite")
     content = (folder / "journal.sqlite").read_bytes()
     with opened(folder) as again:
-        assert again.set_aside
+        assert again.quarantined
         assert (again.depth, again.oldest(0, 10)) == (0, [])
         again.append(b"[]", 1)
     (line,) = caplog.records
     assert line.levelname == "ERROR"
     assert Path(vars(line)["file"]).read_bytes() == content
     with opened(folder) as once_more:
-        assert (once_more.set_aside, once_more.depth) == (False, 1)
+        assert (once_more.quarantined, once_more.depth) == (False, 1)
 
 
 @pytest.mark.parametrize(
-    ("damaged", "damage", "left"),
+    ("damaged", "damage", "expected"),
     [
         ("journal.sqlite-wal", overwrite, [b"[1]"]),
         ("journal.sqlite-wal", flip_a_bit_of_the_header, [b"[1]"]),
@@ -375,8 +373,12 @@ def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_one_begun(
         ("journal.sqlite", Path.unlink, []),
     ],
 )
-def test_a_wal_that_sqlite_would_overwrite_in_silence_is_set_aside(
-    folder: Path, damaged: str, damage: Callable[[Path], None], left: list[bytes], caplog: pytest.LogCaptureFixture
+def test_a_wal_that_sqlite_would_silently_overwrite_is_quarantined(
+    folder: Path,
+    damaged: str,
+    damage: Callable[[Path], None],
+    expected: list[bytes],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with opened(folder) as journal:
         journal.append(b"[1]", 1)
@@ -386,26 +388,26 @@ def test_a_wal_that_sqlite_would_overwrite_in_silence_is_set_aside(
     damage(left_behind / damaged)
     content = (left_behind / "journal.sqlite-wal").read_bytes()
     with opened(left_behind) as again:
-        assert again.set_aside
-        assert [group.records for group in again.oldest(0, 10)] == left
+        assert again.quarantined
+        assert [group.records for group in again.oldest(0, 10)] == expected
         again.append(b"[3]", 1)
     (line,) = caplog.records
     assert line.levelname == "ERROR"
     assert Path(vars(line)["file"]).read_bytes() == content
 
 
-def test_the_torn_end_of_a_wal_is_no_damage(journal: Journal, folder: Path) -> None:
+def test_a_torn_end_of_the_wal_is_not_damage(journal: Journal, folder: Path) -> None:
     for number in range(3):
         journal.append(b"[%d]" % number, 1)
     left_behind = as_killed(folder)
     wal = left_behind / "journal.sqlite-wal"
     os.truncate(wal, wal.stat().st_size - 100)
     with opened(left_behind) as again:
-        assert not again.set_aside
+        assert not again.quarantined
         assert [group.records for group in again.oldest(0, 10)] == [b"[0]", b"[1]"]
 
 
-# The ids of predictions.
+# Request ids.
 
 
 def test_request_ids_are_unique_uuids_of_version_7() -> None:
@@ -417,7 +419,7 @@ def test_request_ids_are_unique_uuids_of_version_7() -> None:
         assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
 
 
-def test_request_ids_begin_with_their_millisecond_and_so_ascend_by_time() -> None:
+def test_request_ids_start_with_their_millisecond_and_ascend_with_time() -> None:
     times = [1.7e9, 1.7e9 + 0.001, 1.7e9 + 1, 1.7e9 + 86_400, 4e9]
     ids = [new_request_ids(1, now)[0] for now in times]
     assert [uuid.UUID(text).int >> 80 for text in ids] == [int(now * 1000) for now in times]

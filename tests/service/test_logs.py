@@ -1,4 +1,4 @@
-"""The service's own log: one JSON object a line, which leads from a client's request id to what happened."""
+"""The service's own log: JSON lines that can be found by a client's request id."""
 
 import json
 import logging
@@ -14,13 +14,13 @@ from tests.support.running import SETOSA, RunningService
 
 
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
-def test_every_line_is_a_json_object_from_the_start_to_the_drain(
+def test_every_line_from_start_to_drain_is_a_json_object(
     model: Path, database: str, tmp_path: Path, level: str
 ) -> None:
     with RunningService(model, database, tmp_path / "journal", log_level=level) as service:
         answer = service.predict().json()
         batch = service.client.post("/predict/batch", json={"features": [SETOSA, SETOSA]}).json()
-        refusals = [
+        rejections = [
             service.predict([1]),
             service.client.post("/predict/batch", content="{}"),
             service.client.get("/predict"),
@@ -38,36 +38,38 @@ def test_every_line_is_a_json_object_from_the_start_to_the_drain(
         assert abs((datetime.now(UTC) - datetime.fromisoformat(line["time"])).total_seconds()) < 300
     assert {"ready", "shipping to PostgreSQL", "drained"} <= {line["message"] for line in lines}
 
-    refused = [line for line in lines if line["message"] == "refused"]
-    assert [line["request_id"] for line in refused] == [response.headers["x-request-id"] for response in refusals]
-    assert [line["status"] for line in refused] == [422, 415, 405]
-    assert [line["detail"] for line in refused] == [response.json()["detail"] for response in refusals]
+    rejected = [line for line in lines if line["message"] == "rejected"]
+    assert [line["request_id"] for line in rejected] == [
+        response.headers["x-request-id"] for response in rejections
+    ]
+    assert [line["status"] for line in rejected] == [422, 415, 405]
+    assert [line["detail"] for line in rejected] == [response.json()["detail"] for response in rejections]
 
     answered = [line["request_id"] for line in lines if line["message"] == "answered"]
     expected = [answer["request_id"], batch["predictions"][0]["request_id"]]
     assert answered == (expected if level == "DEBUG" else [])
 
 
-def test_a_failure_is_logged_with_the_request_id_that_the_client_got(model: Path, tmp_path: Path) -> None:
+def test_an_error_is_logged_with_the_request_id_of_its_response(model: Path, tmp_path: Path) -> None:
     with RunningService(
         model, "postgresql://user@127.0.0.1:9/database", tmp_path / "journal", drain_seconds="0"
     ) as service:
         failed = service.client.get("/logs")
-        refused = service.predict(**{"Idempotency-Key": "00000000-0000-0000-0000-000000000000"})
-    assert (failed.status_code, refused.status_code) == (503, 503)
+        rejected = service.predict(**{"Idempotency-Key": "00000000-0000-0000-0000-000000000000"})
+    assert (failed.status_code, rejected.status_code) == (503, 503)
     by_id = {line["request_id"]: line for line in _lines(service) if "request_id" in line}
     assert by_id[failed.headers["x-request-id"]]["endpoint"] == "/logs"
-    assert by_id[refused.headers["x-request-id"]]["status"] == 503
+    assert by_id[rejected.headers["x-request-id"]]["status"] == 503
 
 
-def test_a_quiet_level_keeps_refusals_to_itself(model: Path, database: str, tmp_path: Path) -> None:
+def test_level_error_does_not_log_client_errors(model: Path, database: str, tmp_path: Path) -> None:
     with RunningService(model, database, tmp_path / "journal", log_level="ERROR") as service:
         service.predict([1])
         service.client.request("NONSENSE", "/")
     assert service.log.read_text() == ""
 
 
-def test_a_line_has_the_extra_fields_and_the_traceback() -> None:
+def test_a_line_includes_extra_fields_and_traceback() -> None:
     try:
         raise ValueError("two\nlines")
     except ValueError:

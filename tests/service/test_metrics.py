@@ -1,4 +1,4 @@
-"""The metrics, a contract with rules and gates: names, labels, and values that follow what was sent."""
+"""The metrics: names and labels, which rules and gates query, and values that follow the requests."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from service.batcher import Batcher
 from service.journal import Journal
 from service.metrics import Metrics, memory_limit
 from service.model import Model
-from service.predictions import Predictions, Single
+from service.predictions import Predictions, SingleCodec
 from service.reader import Reader
 from service.schema import Schema
 from service.shipper import Shipper
@@ -23,7 +23,7 @@ from tests.support.running import SETOSA, RunningService, wait_until
 
 VERSICOLOR, VIRGINICA = [6.0, 2.9, 4.5, 1.5], [6.5, 3.0, 5.8, 2.2]
 
-# Name (a counter's without _total), type, labels.
+# Name (counters without _total), type and labels.
 CONTRACT = {
     ("iris_requests", "counter", ("endpoint", "method", "status")),
     ("iris_request_latency_seconds", "histogram", ("endpoint",)),
@@ -47,7 +47,7 @@ CONTRACT = {
 
 @pytest.fixture(scope="module")
 def used(model: Path, module_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that answered: 3 single predictions, a batch of 4, 2 malformed bodies, and 2 unknown paths."""
+    """A service that has handled 3 single predictions, a batch of 4, 2 malformed bodies, and 2 unknown paths."""
     with RunningService(model, module_database, tmp_path_factory.mktemp("metrics") / "journal") as service:
         for row in (SETOSA, SETOSA, VERSICOLOR):
             service.predict(row)
@@ -60,7 +60,7 @@ def used(model: Path, module_database: str, tmp_path_factory: pytest.TempPathFac
         yield service
 
 
-def test_every_metric_of_the_contract_is_there_with_its_type_and_labels(used: RunningService) -> None:
+def test_every_metric_of_the_contract_has_its_type_and_labels(used: RunningService) -> None:
     found = set()
     for family in _families(used):
         assert family.documentation
@@ -69,13 +69,13 @@ def test_every_metric_of_the_contract_is_there_with_its_type_and_labels(used: Ru
     assert found >= CONTRACT
 
 
-def test_nothing_is_exported_twice(used: RunningService) -> None:
+def test_no_series_is_exported_twice(used: RunningService) -> None:
     samples = [(s.name, tuple(sorted(s.labels.items()))) for family in _families(used) for s in family.samples]
     assert len(samples) == len(set(samples))
     assert not [name for name, _ in samples if name.endswith("_created")]
 
 
-def test_both_addresses_give_the_text_format(used: RunningService) -> None:
+def test_both_paths_return_the_text_format(used: RunningService) -> None:
     for path in ("/metrics", "/metrics-prometheus"):
         response = used.client.get(path)
         assert response.status_code == 200
@@ -99,7 +99,7 @@ def test_requests_are_counted_by_method_endpoint_and_status(
     assert used.metric("iris_requests_total", **labels) == count
 
 
-def test_errors_are_counted_by_whose_they_are(used: RunningService) -> None:
+def test_errors_are_counted_by_client_and_server(used: RunningService) -> None:
     assert used.metric("iris_errors_total", kind="client") == 4
     assert used.metric("iris_errors_total", kind="server") == 0
 
@@ -118,7 +118,7 @@ def test_predictions_are_counted_by_class(used: RunningService) -> None:
         ("iris_prediction_latency_seconds", {}, 7),
     ],
 )
-def test_a_histogram_counts_what_it_saw(
+def test_histograms_count_their_observations(
     used: RunningService, name: str, labels: dict[str, str], count: int
 ) -> None:
     assert used.metric(f"{name}_count", **labels) == count
@@ -127,7 +127,7 @@ def test_a_histogram_counts_what_it_saw(
 
 
 @pytest.mark.parametrize("name", ["iris_request_latency_seconds", "iris_prediction_latency_seconds"])
-def test_buckets_rise_and_have_edges_at_the_thresholds_of_rules(used: RunningService, name: str) -> None:
+def test_buckets_are_cumulative_and_have_edges_at_the_thresholds_of_rules(used: RunningService, name: str) -> None:
     (family,) = [family for family in _families(used) if family.name == name]
     buckets: dict[str, list[tuple[float, float]]] = {}
     for sample in family.samples:
@@ -138,10 +138,10 @@ def test_buckets_rise_and_have_edges_at_the_thresholds_of_rules(used: RunningSer
         assert edges == sorted(edges)
         assert [count for _, count in edges] == sorted(count for _, count in edges)
         assert {0.25, 0.5, 1.0} < {edge for edge, _ in edges}
-        assert sum(edge > 1.0 for edge, _ in edges) >= 3  # a quantile at the last threshold is no guess
+        assert sum(edge > 1.0 for edge, _ in edges) >= 3  # so that quantiles above the last threshold are finite
 
 
-def test_the_journal_is_followed_from_written_to_shipped(used: RunningService) -> None:
+def test_journal_metrics_count_written_and_shipped_predictions(used: RunningService) -> None:
     for name, value in (("written_total", 7), ("shipped_total", 7), ("rejected_total", 0), ("depth", 0)):
         assert used.metric(f"iris_journal_{name}") == value
     assert used.metric("iris_journal_oldest_age_seconds") == 0
@@ -149,14 +149,19 @@ def test_the_journal_is_followed_from_written_to_shipped(used: RunningService) -
     assert used.metric("iris_journal_set_aside") == 0
 
 
-def test_the_model_is_told(used: RunningService, model: Path) -> None:
-    facts = Model(model).facts
+def test_the_model_is_exported(used: RunningService, model: Path) -> None:
+    metadata = Model(model).metadata
     assert used.metric("iris_model_loaded") == 1
-    labels = {"name": facts.name, "version": facts.version, "algorithm": facts.algorithm, "sha256": facts.sha256}
+    labels = {
+        "name": metadata.name,
+        "version": metadata.version,
+        "algorithm": metadata.algorithm,
+        "sha256": metadata.sha256,
+    }
     assert used.metric("iris_model_info", **labels) == 1
 
 
-def test_memory_is_what_the_kernel_says(used: RunningService) -> None:
+def test_memory_usage_matches_the_kernel(used: RunningService) -> None:
     assert used.process
     status = Path(f"/proc/{used.process.pid}/status").read_text().splitlines()
     kib = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
@@ -174,7 +179,7 @@ def test_memory_is_what_the_kernel_says(used: RunningService) -> None:
         ({}, None),
     ],
 )
-def test_the_memory_limit_is_that_of_the_control_group(
+def test_the_memory_limit_is_read_from_the_control_group(
     tmp_path: Path, files: dict[str, str], limit: int | None
 ) -> None:
     (tmp_path / "memory").mkdir()
@@ -183,7 +188,7 @@ def test_the_memory_limit_is_that_of_the_control_group(
     assert memory_limit(tmp_path) == limit
 
 
-def test_a_limit_is_exported_and_without_one_there_is_no_number(
+def test_the_memory_limit_is_exported_only_if_there_is_one(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.metrics.CGROUP", tmp_path)
@@ -193,7 +198,7 @@ def test_a_limit_is_exported_and_without_one_there_is_no_number(
     assert b"\niris_memory_limit_mb 512.0\n" in Metrics(verified).exposition()
 
 
-def test_rate_and_cpu_follow_what_is_asked_and_go_back_to_rest(used: RunningService) -> None:
+def test_rate_and_cpu_rise_with_requests_and_fall_without_them(used: RunningService) -> None:
     started = time.monotonic()
     while time.monotonic() < started + 0.5:
         used.predict()
@@ -204,7 +209,7 @@ def test_rate_and_cpu_follow_what_is_asked_and_go_back_to_rest(used: RunningServ
     assert used.metric("iris_cpu_usage_percent") < cpu
 
 
-def test_a_prediction_under_a_key_is_counted_once_however_often_it_is_repeated(used: RunningService) -> None:
+def test_a_repeated_prediction_under_a_key_is_counted_once(used: RunningService) -> None:
     names = ("iris_predictions_total", "iris_prediction_latency_seconds_count")
     before = [used.metric(name) for name in names]
     key = str(uuid.uuid4())
@@ -212,26 +217,26 @@ def test_a_prediction_under_a_key_is_counted_once_however_often_it_is_repeated(u
     assert [used.metric(name) for name in names] == [value + 1 for value in before]
 
 
-def test_a_failure_that_nobody_foresaw_is_an_error_of_the_server(model: Path, tmp_path: Path) -> None:
+def test_an_unexpected_exception_is_counted_as_a_server_error(model: Path, tmp_path: Path) -> None:
     verified = Model(model)
     metrics = Metrics(verified)
     journal = Journal(tmp_path, 1)
     shipper = Shipper(journal, "")
     never_started = Batcher(verified, journal, shipper, metrics, 1000)
-    form = Single(Schema(verified.facts.features))
-    endpoint = Predictions("/predict", form, verified, never_started, Reader(""), metrics)
+    codec = SingleCodec(Schema(verified.metadata.features))
+    endpoint = Predictions("/predict", codec, verified, never_started, Reader(""), metrics)
 
-    async def ask() -> httpx.Response:
+    async def post() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint)) as client:
             return await client.post("http://x/predict", json={"features": SETOSA})
 
-    response = asyncio.run(ask())
+    response = asyncio.run(post())
     journal.close()
     assert (response.status_code, response.json()) == (500, {"detail": "the request failed"})
     assert metrics.registry.get_sample_value("iris_errors_total", {"kind": "server"}) == 1
 
 
-def test_what_clients_invent_makes_no_new_series(used: RunningService) -> None:
+def test_unknown_paths_and_methods_do_not_create_series(used: RunningService) -> None:
     def series() -> set[tuple[str, str]]:
         return {
             (sample.name, str(sorted(sample.labels.items())))

@@ -1,4 +1,4 @@
-"""/openapi.json: what it says of the endpoints is so."""
+"""/openapi.json describes the endpoints correctly."""
 
 import json
 import subprocess
@@ -34,9 +34,8 @@ def document(shared_service: RunningService) -> dict[str, Any]:
     return content
 
 
-# A body over 64 KiB is refused before it is read, whether or not its rows are right. 413 is documented, but the
-# checks expect it in neither case: these are their usual lists with it. That a tensor's data have the shape beside
-# them, and the bounds of their column, no schema can say: 400 is then right, too.
+# The default lists of schemathesis, plus 413: a body over 64 KiB is rejected before it is read, valid or not. For
+# tensors, 400 as well: no schema can express that data match their shape and the bounds of their column.
 EXPECTED = """
 [checks]
 negative_data_rejection.expected-statuses = [
@@ -51,8 +50,8 @@ positive_data_acceptance.expected-statuses = ["2xx", 400, 401, 403, 404, 409, 41
 """
 
 
-def test_every_endpoint_does_as_documented(shared_service: RunningService, tmp_path: Path) -> None:
-    # By its command, which runs all phases and checks, with one seed, so that one commit has one verdict.
+def test_every_endpoint_behaves_as_documented(shared_service: RunningService, tmp_path: Path) -> None:
+    # The command runs all phases and checks. The seed is fixed, so that a commit always has the same result.
     (tmp_path / "schemathesis.toml").write_text(EXPECTED)
     done = subprocess.run(
         [
@@ -69,11 +68,11 @@ def test_every_endpoint_does_as_documented(shared_service: RunningService, tmp_p
     assert f"Tested: {len(PATHS)}" in done.stdout
 
 
-def test_every_endpoint_is_there(document: dict[str, Any]) -> None:
+def test_every_endpoint_is_documented(document: dict[str, Any]) -> None:
     assert document["paths"].keys() == PATHS
 
 
-def test_the_bounds_are_those_of_the_model(document: dict[str, Any], model: Path) -> None:
+def test_bounds_are_those_of_the_model(document: dict[str, Any], model: Path) -> None:
     features = json.loads((model / "model.json").read_text())["features"]
     expected = [
         {"type": "number", "title": feature["name"], "minimum": feature["min"], "maximum": feature["max"]}
@@ -86,7 +85,7 @@ def test_the_bounds_are_those_of_the_model(document: dict[str, Any], model: Path
     assert (batch["minItems"], batch["maxItems"], batch["items"]) == (1, 1000, one)
 
 
-def test_requests_take_their_one_field_and_nothing_else(document: dict[str, Any]) -> None:
+def test_requests_have_exactly_one_field(document: dict[str, Any]) -> None:
     for name in ("PredictRequest", "BatchRequest"):
         request = document["components"]["schemas"][name]
         assert request["required"] == ["features"]
@@ -94,9 +93,9 @@ def test_requests_take_their_one_field_and_nothing_else(document: dict[str, Any]
         assert request["additionalProperties"] is False
 
 
-def test_the_version_is_the_model_s(document: dict[str, Any], model: Path) -> None:
-    facts = json.loads((model / "model.json").read_text())
-    assert (document["info"]["title"], document["info"]["version"]) == (facts["name"], facts["version"])
+def test_title_and_version_are_those_of_the_model(document: dict[str, Any], model: Path) -> None:
+    metadata = json.loads((model / "model.json").read_text())
+    assert (document["info"]["title"], document["info"]["version"]) == (metadata["name"], metadata["version"])
 
 
 @pytest.mark.parametrize(
@@ -108,6 +107,6 @@ def test_the_version_is_the_model_s(document: dict[str, Any], model: Path) -> No
         (f"{MODEL}/versions/1/infer", "400"),
     ],
 )
-def test_a_prediction_s_statuses_are_documented(document: dict[str, Any], path: str, invalid: str) -> None:
+def test_all_statuses_of_predictions_are_documented(document: dict[str, Any], path: str, invalid: str) -> None:
     (operation,) = document["paths"][path].values()
     assert operation["responses"].keys() == {"200", "400", "409", "413", "415", invalid, "503"}

@@ -1,4 +1,4 @@
-"""Overload: what is too much is refused at once, what was answered is in the log, and probes do not notice."""
+"""Overload: excess requests get 503 at once, answered predictions are logged, and probes still succeed."""
 
 import json
 import threading
@@ -25,19 +25,19 @@ def narrow(model: Path, database: str, tmp_path: Path) -> Iterator[RunningServic
         yield service
 
 
-def test_too_many_batches_at_once_are_refused_quickly_and_none_that_was_answered_is_lost(
+def test_excess_batches_get_503_quickly_and_no_answered_batch_is_lost(
     narrow: RunningService,
 ) -> None:
     ended = threading.Event()
     answered: list[httpx.Response] = []
-    refused: list[httpx.Response] = []
+    rejected: list[httpx.Response] = []
     probes: list[httpx.Response] = []
 
     def overload() -> None:
         with httpx.Client(base_url=narrow.url, timeout=30) as client:
             while not ended.is_set():
                 response = client.post("/predict/batch", content=BATCH, headers=JSON)
-                (answered if response.status_code == 200 else refused).append(response)
+                (answered if response.status_code == 200 else rejected).append(response)
 
     def probe() -> None:
         with httpx.Client(base_url=narrow.url, timeout=30) as client:
@@ -48,18 +48,18 @@ def test_too_many_batches_at_once_are_refused_quickly_and_none_that_was_answered
     with ThreadPoolExecutor(CLIENTS + 1) as pool:
         futures = [pool.submit(probe), *(pool.submit(overload) for _ in range(CLIENTS))]
         try:
-            wait_until(lambda: len(answered) >= 20 and len(refused) >= 20 and len(probes) >= 20, "an overload")
+            wait_until(lambda: len(answered) >= 20 and len(rejected) >= 20 and len(probes) >= 20, "the overload")
         finally:
             ended.set()
         for future in futures:
             future.result()
 
-    assert {response.status_code for response in refused} == {503}
-    assert {int(response.headers["retry-after"]) for response in refused} == {1}
-    assert {response.json()["detail"] for response in refused} == {
-        "too many predictions wait; try again in a second"
+    assert {response.status_code for response in rejected} == {503}
+    assert {int(response.headers["retry-after"]) for response in rejected} == {1}
+    assert {response.json()["detail"] for response in rejected} == {
+        "too many predictions are waiting; retry in a second"
     }
-    assert median(response.elapsed.total_seconds() for response in refused) < 0.05
+    assert median(response.elapsed.total_seconds() for response in rejected) < 0.05
     assert {response.status_code for response in probes} == {200}
     assert median(response.elapsed.total_seconds() for response in probes) < 0.5
 
@@ -68,11 +68,11 @@ def test_too_many_batches_at_once_are_refused_quickly_and_none_that_was_answered
     rows = 1000 * len(answered) + 1
     for metric in ("iris_journal_written_total", "iris_journal_shipped_total", "iris_predictions_total"):
         assert narrow.metric(metric) == rows
-    assert narrow.metric("iris_errors_total", kind="server") == len(refused)
-    assert narrow.metric("iris_requests_total", endpoint="/predict/batch", status="503") == len(refused)
+    assert narrow.metric("iris_errors_total", kind="server") == len(rejected)
+    assert narrow.metric("iris_requests_total", endpoint="/predict/batch", status="503") == len(rejected)
 
 
-def test_the_limit_is_on_rows_so_that_single_predictions_fit_in(narrow: RunningService) -> None:
+def test_the_limit_counts_rows_so_single_predictions_fit(narrow: RunningService) -> None:
     with ThreadPoolExecutor(16) as pool:
         statuses = list(pool.map(lambda _: narrow.predict().status_code, range(500)))
     assert set(statuses) == {200}

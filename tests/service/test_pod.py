@@ -1,4 +1,4 @@
-"""What a pod knows of itself, from its own labels."""
+"""A pod reads its role and weight from its own labels."""
 
 from pathlib import Path
 
@@ -24,20 +24,18 @@ LABELS = 'app="iris"\nrollouts-pod-template-hash="5d4f"\n'
         ('note="role=\\"canary\\""', ("stable", 100)),
     ],
 )
-def test_role_and_percentage_are_read_from_the_labels(
-    tmp_path: Path, labels: str, expected: tuple[str, int]
-) -> None:
+def test_role_and_weight_are_read_from_the_labels(tmp_path: Path, labels: str, expected: tuple[str, int]) -> None:
     (tmp_path / "labels").write_text(labels)
     pod = read(tmp_path / "labels")
     assert (pod.role, pod.canary_percentage) == expected
     assert pod.pod_template_hash == ("5d4f" if LABELS in labels else "")
 
 
-def test_outside_a_cluster_a_process_is_stable_and_gets_everything(tmp_path: Path) -> None:
+def test_outside_a_cluster_the_role_is_stable_with_all_traffic(tmp_path: Path) -> None:
     assert read(tmp_path / "labels") == ("stable", 100, "")
 
 
-def test_info_follows_the_labels_while_the_pod_runs(model: Path, database: str, tmp_path: Path) -> None:
+def test_info_follows_label_changes_while_the_pod_runs(model: Path, database: str, tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     labels.write_text(f'{LABELS}role="canary"\ncanary-percentage="10"\n')
     with RunningService(

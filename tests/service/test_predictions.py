@@ -1,4 +1,4 @@
-"""/predict and /predict/batch: whatever is sent, the answer is quick, small, and says what is wrong."""
+"""/predict and /predict/batch: any invalid request quickly gets a small response that says what is wrong."""
 
 import http.client
 import json
@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.running import SETOSA, RunningService
 
-MARK = "MARK7f3a"  # stands in for what a client sends; no answer and no line of the log may hold it
+MARK = "MARK7f3a"  # stands for any text of a client; no response and no log line may contain it
 ENDPOINTS = ("/predict", "/predict/batch")
 JSON = {"Content-Type": "application/json"}
 GOOD = "[5.1,3.5,1.4,0.2]"
@@ -26,7 +26,7 @@ ANSWER_BYTES = 4096
 
 
 class Reply(NamedTuple):
-    """An HTTP answer, and how long it took from the connection on."""
+    """An HTTP response, and the time it took, including the connection."""
 
     status: int
     headers: str
@@ -35,15 +35,16 @@ class Reply(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A request that is refused with `status`, and what its detail says; `{at}` is the row's place in the body."""
+    """An invalid request, the status of its response, and a part of its detail."""
 
     status: int
-    says: str
+    detail: str
     body: bytes
     headers: Mapping[str, str] = JSON
 
 
-# Rows, to stand alone in /predict and behind more good ones than a row has values in /predict/batch.
+# Invalid rows with status and detail; {at} is their position. They are sent alone to /predict, and to
+# /predict/batch after five valid rows, so that the index of the row cannot be taken for that of a value.
 ROWS = {
     "three values": (422, "{at}: expected array of length 4", "[5.1,3.5,1.4]"),
     "five values": (422, "{at}: expected array of length 4", "[5.1,3.5,1.4,0.2,1]"),
@@ -96,7 +97,7 @@ ROWS = {
     "a comment": (400, "the body is not JSON", f"[5.1,3.5,1.4,0.2/*{MARK}*/]"),
 }
 
-# Requests that are refused by both endpoints for the same reason; GOOD is not even looked at.
+# Requests that are invalid for both endpoints, for the same reason.
 REQUESTS = {
     "an empty body": Case(400, "the body is not JSON", b""),
     "a blank body": Case(400, "the body is not JSON", b" \n"),
@@ -127,7 +128,7 @@ REQUESTS = {
 }
 
 
-# What the HTTP parser refuses.
+# Input that the HTTP parser rejects.
 GARBAGE = {
     "a word": f"{MARK}\r\n\r\n".encode(),
     "an unknown method": f"{MARK} /predict HTTP/1.1\r\n\r\n".encode(),
@@ -148,24 +149,24 @@ GARBAGE = {
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("name", ROWS)
-def test_a_malformed_row_is_refused(shared_service: RunningService, name: str, path: str) -> None:
-    status, says, row = ROWS[name]
+def test_an_invalid_row_is_rejected(shared_service: RunningService, name: str, path: str) -> None:
+    status, detail, row = ROWS[name]
     at, features = ("features", row) if path == "/predict" else ("features[5]", f"[{f'{GOOD},' * 5}{row}]")
-    _check(shared_service, path, Case(status, says.format(at=at), f'{{"features":{features}}}'.encode()))
+    _check(shared_service, path, Case(status, detail.format(at=at), f'{{"features":{features}}}'.encode()))
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_malformed_request_is_refused(shared_service: RunningService, name: str, path: str) -> None:
+def test_an_invalid_request_is_rejected(shared_service: RunningService, name: str, path: str) -> None:
     _check(shared_service, path, REQUESTS[name])
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("second", ["features", "\\u0066eatures"])
-def test_a_field_that_is_there_twice_is_refused(shared_service: RunningService, second: str, path: str) -> None:
+def test_a_repeated_field_is_rejected(shared_service: RunningService, second: str, path: str) -> None:
     features = GOOD if path == "/predict" else f"[{GOOD}]"
     body = f'{{"features":{features},"{second}":{features}}}'
-    _check(shared_service, path, Case(422, "features: the field is there twice", body.encode()))
+    _check(shared_service, path, Case(422, "features: the field appears more than once", body.encode()))
 
 
 @pytest.mark.parametrize(
@@ -174,14 +175,14 @@ def test_a_field_that_is_there_twice_is_refused(shared_service: RunningService, 
     ids=["a word", "no digits", "a digit short", "not ASCII", "long", "empty"],
 )
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_key_that_is_no_uuid_is_refused(shared_service: RunningService, key: str, path: str) -> None:
+def test_a_key_that_is_not_a_uuid_is_rejected(shared_service: RunningService, key: str, path: str) -> None:
     body = BODY if path == "/predict" else BATCH
     headers = {**JSON, "Idempotency-Key": key}
     _check(shared_service, path, Case(400, "Idempotency-Key must be a UUID", body.encode(), headers))
 
 
 @pytest.mark.parametrize(
-    ("path", "features", "says"),
+    ("path", "features", "detail"),
     [
         ("/predict", f"[{GOOD}]", "features"),
         ("/predict/batch", GOOD, "features[0]: expected array, got float"),
@@ -195,22 +196,22 @@ def test_a_key_that_is_no_uuid_is_refused(shared_service: RunningService, key: s
     ],
     ids=["a batch for one", "one for a batch", "0 rows", "1,001 rows", "one bad row in 1,000"],
 )
-def test_a_malformed_number_of_rows_is_refused(
-    shared_service: RunningService, path: str, features: str, says: str
+def test_an_invalid_number_of_rows_is_rejected(
+    shared_service: RunningService, path: str, features: str, detail: str
 ) -> None:
-    _check(shared_service, path, Case(422, says, f'{{"features":{features}}}'.encode()))
+    _check(shared_service, path, Case(422, detail, f'{{"features":{features}}}'.encode()))
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"])
-def test_other_methods_are_refused(shared_service: RunningService, method: str, path: str) -> None:
+def test_other_methods_are_rejected(shared_service: RunningService, method: str, path: str) -> None:
     reply = _check(shared_service, path, Case(405, "only POST is allowed", BODY.encode()), method=method)
     assert "allow: POST" in reply.headers
 
 
 @pytest.mark.parametrize("side", ["min", "max"])
 @pytest.mark.parametrize("number", range(4))
-def test_a_bound_is_answered_and_the_next_float_beyond_it_is_refused_by_name(
+def test_a_bound_is_accepted_and_the_next_float_beyond_it_is_rejected(
     shared_service: RunningService, model: Path, number: int, side: str
 ) -> None:
     feature = json.loads((model / "model.json").read_text())["features"][number]
@@ -218,13 +219,13 @@ def test_a_bound_is_answered_and_the_next_float_beyond_it_is_refused_by_name(
     row[number] = feature[side]
     assert shared_service.predict(row).status_code == 200
     row[number] = math.nextafter(feature[side], math.inf if side == "max" else -math.inf)
-    says = f"features[{number}] ({feature['name']}): expected float {'<=' if side == 'max' else '>='}"
-    _check(shared_service, "/predict", Case(422, says, json.dumps({"features": row}).encode()))
+    detail = f"features[{number}] ({feature['name']}): expected float {'<=' if side == 'max' else '>='}"
+    _check(shared_service, "/predict", Case(422, detail, json.dumps({"features": row}).encode()))
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("chunks", [1, 1000])
-def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(
+def test_a_chunked_body_is_rejected_as_soon_as_it_is_too_large(
     shared_service: RunningService, chunks: int, path: str
 ) -> None:
     piece = b"x" * (20_000_000 // chunks)
@@ -236,7 +237,7 @@ def test_a_chunked_body_is_refused_as_soon_as_it_is_too_large(
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_too_large_body_is_refused_before_it_is_sent(shared_service: RunningService, path: str) -> None:
+def test_a_body_that_is_too_large_is_rejected_before_it_is_sent(shared_service: RunningService, path: str) -> None:
     headers = {**JSON, "Content-Length": "20000000", "Expect": "100-continue"}
     _check(shared_service, path, Case(413, "larger than 65536 bytes", b"", headers))
 
@@ -255,7 +256,7 @@ def test_a_too_large_body_is_refused_before_it_is_sent(shared_service: RunningSe
     ],
     ids=["65,536 bytes", "blanks", "escapes", "forms of numbers", "digits", "charset", "capitals", "expect"],
 )
-def test_unusual_but_right_is_answered(
+def test_unusual_but_valid_requests_are_answered(
     shared_service: RunningService, body: str, headers: Mapping[str, str]
 ) -> None:
     reply = _exchange(shared_service.port, _request("POST", "/predict", body.encode(), headers))
@@ -266,16 +267,16 @@ def test_unusual_but_right_is_answered(
 @pytest.mark.parametrize(
     "content_length", ["-1", "+22", "22a", "0x16", "2 2", MARK, "9" * 30, "22\r\nContent-Length: 23"]
 )
-def test_a_content_length_that_is_none_is_refused(shared_service: RunningService, content_length: str) -> None:
-    _check_refused_by_the_parser(
+def test_an_invalid_content_length_is_rejected(shared_service: RunningService, content_length: str) -> None:
+    _check_rejected_by_the_parser(
         shared_service,
         _request("POST", "/predict", BODY.encode(), {**JSON, "Content-Length": content_length}),
     )
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_what_is_not_http_is_refused(shared_service: RunningService, name: str) -> None:
-    _check_refused_by_the_parser(shared_service, GARBAGE[name])
+def test_input_that_is_not_http_is_rejected(shared_service: RunningService, name: str) -> None:
+    _check_rejected_by_the_parser(shared_service, GARBAGE[name])
 
 
 def test_pipelined_requests_are_answered_in_order(shared_service: RunningService) -> None:
@@ -294,7 +295,7 @@ def test_pipelined_requests_are_answered_in_order(shared_service: RunningService
     assert statuses == [200, 422, 200]
 
 
-def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(
+def test_a_client_that_disconnects_within_its_body_has_no_effect(
     shared_service: RunningService,
 ) -> None:
     written = shared_service.metric("iris_journal_written_total")
@@ -302,25 +303,25 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing_behind(
     for _ in range(10):
         with socket.create_connection(("127.0.0.1", shared_service.port)) as connection:
             connection.sendall(request)
-    _check_untouched(shared_service, written)
+    _check_no_effect(shared_service, written)
 
 
-def test_every_status_that_a_malformed_request_gets_is_documented(shared_service: RunningService) -> None:
+def test_every_status_of_invalid_requests_is_documented(shared_service: RunningService) -> None:
     paths = shared_service.client.get("/openapi.json").json()["paths"]
     statuses = {str(case.status) for case in REQUESTS.values()} | {str(status) for status, *_ in ROWS.values()}
     for path in ENDPOINTS:
         assert statuses <= paths[path]["post"]["responses"].keys()
 
 
-def test_none_of_all_this_surprised_the_service(shared_service: RunningService) -> None:
-    # Last in this file.
+def test_no_invalid_request_raised_an_unexpected_exception(shared_service: RunningService) -> None:
+    # Keep this test last: it checks the log of all others.
     assert "traceback" not in shared_service.log.read_text()
     shared_service.wait_shipped()
     assert shared_service.metric("iris_journal_rejected_total") == 0
 
 
 def _check(service: RunningService, path: str, case: Case, method: str = "POST") -> Reply:
-    """Assert that the request is refused as `case` says and leaves nothing behind."""
+    """Assert that the response is as in `case`, and that the request has no other effect."""
     written = service.metric("iris_journal_written_total")
     replies = [_exchange(service.port, _request(method, path, case.body, case.headers)) for _ in range(3)]
     for reply in replies:
@@ -331,14 +332,14 @@ def _check(service: RunningService, path: str, case: Case, method: str = "POST")
         if method != "HEAD":
             problem = json.loads(reply.body)
             assert list(problem) == ["detail"]
-            assert case.says.lower() in problem["detail"].lower()
+            assert case.detail.lower() in problem["detail"].lower()
     assert min(reply.seconds for reply in replies) < ANSWER_SECONDS
-    _check_untouched(service, written)
+    _check_no_effect(service, written)
     return replies[0]
 
 
-def _check_refused_by_the_parser(service: RunningService, data: bytes) -> None:
-    """Assert that what the HTTP parser cannot read is answered by 400 and the end of the connection."""
+def _check_rejected_by_the_parser(service: RunningService, data: bytes) -> None:
+    """Assert that the HTTP parser responds with 400 and closes the connection."""
     written = service.metric("iris_journal_written_total")
     replies = [_exchange(service.port, data) for _ in range(3)]
     for reply in replies:
@@ -346,21 +347,21 @@ def _check_refused_by_the_parser(service: RunningService, data: bytes) -> None:
         assert "connection: close" in reply.headers
         assert reply.body == b"Invalid HTTP request received."
     assert min(reply.seconds for reply in replies) < ANSWER_SECONDS
-    _check_untouched(service, written)
+    _check_no_effect(service, written)
 
 
-def _check_untouched(service: RunningService, written: float) -> None:
-    """Assert that the service goes on answering, and that its journal took nothing but this answer."""
+def _check_no_effect(service: RunningService, written: float) -> None:
+    """Assert that the service still answers, and that its journal has nothing but that answer."""
     assert service.predict().status_code == 200
     assert service.metric("iris_journal_written_total") == written + 1
     assert MARK not in service.log.read_text()
 
 
 def _request(method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-    every = {"Host": "x", **headers}
-    if not every.keys() & {"Content-Length", "Transfer-Encoding"}:
-        every["Content-Length"] = str(len(body))
-    return b"\r\n".join([f"{method} {path} HTTP/1.1".encode(), *_lines(every), b"", body])
+    complete = {"Host": "x", **headers}
+    if not complete.keys() & {"Content-Length", "Transfer-Encoding"}:
+        complete["Content-Length"] = str(len(body))
+    return b"\r\n".join([f"{method} {path} HTTP/1.1".encode(), *_lines(complete), b"", body])
 
 
 def _lines(headers: Mapping[str, str]) -> Iterable[bytes]:
@@ -370,7 +371,7 @@ def _lines(headers: Mapping[str, str]) -> Iterable[bytes]:
 def _exchange(port: int, data: bytes) -> Reply:
     started = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        with suppress(ConnectionError):  # the service need not read to the end what it refuses
+        with suppress(ConnectionError):  # the service may close the connection before it has read everything
             connection.sendall(data)
         response = http.client.HTTPResponse(connection, method="HEAD" if data.startswith(b"HEAD ") else None)
         with response:

@@ -1,4 +1,4 @@
-"""The request types: whatever JSON comes, it is a row within the bounds or it is refused by name."""
+"""The request types accept rows within the bounds and name the field of anything else."""
 
 import json
 from typing import Any
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.facts import Feature
+from service.model_metadata import Feature
 from service.schema import Schema
 
 FEATURES = [Feature("length", 0.0, 12.0), Feature("width", -1.5, 7.0), Feature("height", 3.0, 3.5)]
 SCHEMA = Schema(FEATURES)
 ONE: Any = SCHEMA.one
 BATCH: Any = SCHEMA.batch
-MARK = "MARK"  # stands in for what a client sends
+MARK = "MARK"  # stands for any text of a client
 
 VALUES: st.SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.just(MARK)
@@ -37,7 +37,7 @@ DOCUMENTS = st.one_of(
 @pytest.mark.parametrize("request_type", [ONE, BATCH], ids=["one", "batch"])
 @settings(max_examples=300, deadline=None, database=None)
 @given(document=DOCUMENTS)
-def test_a_document_is_taken_within_the_bounds_or_refused_in_short_and_without_an_echo(
+def test_any_document_is_within_the_bounds_or_gets_a_short_error_without_an_echo(
     request_type: type[Any], document: object
 ) -> None:
     try:
@@ -57,7 +57,7 @@ def test_a_document_is_taken_within_the_bounds_or_refused_in_short_and_without_a
 
 @settings(max_examples=100, deadline=None, database=None)
 @given(rows=st.lists(GOOD_ROWS, min_size=1, max_size=20))
-def test_every_row_within_the_bounds_is_taken_as_it_is(rows: list[tuple[float, ...]]) -> None:
+def test_every_row_within_the_bounds_is_decoded_unchanged(rows: list[tuple[float, ...]]) -> None:
     assert msgspec.json.decode(json.dumps({"features": rows}), type=BATCH).features == rows
     for row in rows:
         assert msgspec.json.decode(json.dumps({"features": row}), type=ONE).features == row

@@ -1,4 +1,4 @@
-"""What the service may be told by its environment, and what it says of everything else."""
+"""Settings from environment variables, and the errors for invalid ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from service.settings import Settings, SettingsError, from_environ
 URL = "postgresql://user:s3cret@host:5432/database"
 
 
-def test_the_address_of_the_database_is_all_that_is_needed() -> None:
+def test_only_the_database_url_is_required() -> None:
     settings = from_environ({"DATABASE_URL": URL, "PATH": "/bin", "HOME": "/root"})
     assert settings == Settings(database_url=URL)
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
@@ -51,7 +51,7 @@ def test_every_setting_has_a_variable() -> None:
     )
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         from_environ({"DATABASE_URL": URL}).port = 1
 
@@ -81,8 +81,8 @@ def test_settings_do_not_change() -> None:
         ("IRIS_LOG_LEVEL", "TRACE"),
     ],
 )
-def test_a_bad_value_is_refused_by_the_name_of_its_variable(variable: str, value: str) -> None:
-    message = _refusal({"DATABASE_URL": URL, variable: value})
+def test_an_invalid_value_is_rejected_with_the_name_of_its_variable(variable: str, value: str) -> None:
+    message = _error({"DATABASE_URL": URL, variable: value})
     assert message.startswith(f"{variable} ")
     assert "should" in message
 
@@ -102,8 +102,8 @@ def test_a_bad_value_is_refused_by_the_name_of_its_variable(variable: str, value
         "postgresql://user:s3cret@host:port/database",
     ],
 )
-def test_a_malformed_database_url_is_refused_without_its_password(url: str) -> None:
-    message = _refusal({"DATABASE_URL": url})
+def test_the_error_for_a_malformed_database_url_hides_the_password(url: str) -> None:
+    message = _error({"DATABASE_URL": url})
     assert message.startswith("DATABASE_URL is malformed; expected postgresql://")
     assert "s3cret" not in message
 
@@ -118,36 +118,36 @@ def test_a_malformed_database_url_is_refused_without_its_password(url: str) -> N
         "host=/run/postgresql dbname=database password='s3 cret'",
     ],
 )
-def test_every_form_of_address_that_libpq_knows_is_taken(url: str) -> None:
+def test_every_form_of_connection_string_of_libpq_is_accepted(url: str) -> None:
     assert from_environ({"DATABASE_URL": url}).database_url == url
 
 
-def test_a_missing_database_url_is_named_with_its_form() -> None:
-    assert _refusal({}) == "DATABASE_URL is not set; expected postgresql://user:password@host:5432/database"
+def test_a_missing_database_url_is_rejected_with_the_expected_form() -> None:
+    assert _error({}) == "DATABASE_URL is not set; expected postgresql://user:password@host:5432/database"
 
 
 @pytest.mark.parametrize("variable", ["IRIS_PROT", "IRIS_", "IRIS_DATABASE_URL"])
-def test_an_unknown_variable_is_refused_and_the_known_ones_are_named(variable: str) -> None:
-    message = _refusal({"DATABASE_URL": URL, variable: "x"})
+def test_an_unknown_variable_is_rejected_with_the_list_of_settings(variable: str) -> None:
+    message = _error({"DATABASE_URL": URL, variable: "x"})
     assert message.startswith(f"{variable} is not a setting; ")
     assert "DATABASE_URL" in message.removeprefix(variable)
     assert "Kubernetes" not in message
 
 
 @pytest.mark.parametrize("variable", ["IRIS_SERVICE_HOST", "IRIS_SERVICE_PORT_HTTP", "IRIS_PORT_80_TCP_ADDR"])
-def test_a_variable_that_kubernetes_sets_for_a_service_is_refused_with_the_cure(variable: str) -> None:
-    assert f"{variable} is not a setting" in (message := _refusal({"DATABASE_URL": URL, variable: "x"}))
+def test_a_variable_that_kubernetes_sets_for_a_service_is_rejected_with_the_remedy(variable: str) -> None:
+    assert f"{variable} is not a setting" in (message := _error({"DATABASE_URL": URL, variable: "x"}))
     assert "enableServiceLinks: false" in message
 
 
-def test_all_problems_are_told_at_once_in_one_line() -> None:
-    message = _refusal({"IRIS_PORT": "x", "IRIS_LOG_LEVEL": "x", "IRIS_X": "x"})
+def test_all_problems_are_reported_on_one_line() -> None:
+    message = _error({"IRIS_PORT": "x", "IRIS_LOG_LEVEL": "x", "IRIS_X": "x"})
     for variable in ("DATABASE_URL", "IRIS_PORT", "IRIS_LOG_LEVEL", "IRIS_X"):
         assert f"{variable} " in message
     assert "\n" not in message
 
 
-def _refusal(environ: dict[str, str]) -> str:
-    with pytest.raises(SettingsError) as refusal:
+def _error(environ: dict[str, str]) -> str:
+    with pytest.raises(SettingsError) as error:
         from_environ(environ)
-    return str(refusal.value)
+    return str(error.value)

@@ -1,4 +1,4 @@
-"""The shipper's thread, between a real journal and a real PostgreSQL that something can go wrong with."""
+"""The shipper's thread, between a real journal and a real PostgreSQL behind a faulty connection."""
 
 import json
 import logging
@@ -22,10 +22,7 @@ from tests.support.running import SETOSA, query, wait_until
 
 
 class Proxy:
-    """Stands between the shipper and PostgreSQL, and does to new connections what `behaviour` says.
-
-    `cut` ends those that there are.
-    """
+    """A proxy between the shipper and PostgreSQL that handles each new connection by calling `behaviour`."""
 
     def __init__(self, database_url: str) -> None:
         parts = psycopg2.extensions.parse_dsn(database_url)
@@ -38,11 +35,11 @@ class Proxy:
         self._threads = [threading.Thread(target=self._listen)]
 
     def forward(self, client: socket.socket) -> None:
-        """Be PostgreSQL."""
+        """Forward to PostgreSQL."""
         self._forward(client, lambda _: True)
 
-    def lose_the_answer(self, client: socket.socket) -> None:
-        """Be PostgreSQL, but break the connection after an INSERT is committed, before that is told."""
+    def lose_the_response(self, client: socket.socket) -> None:
+        """Forward to PostgreSQL, but break the connection between the commit of an INSERT and its response."""
         self._forward(client, lambda answer: b"INSERT 0 " not in answer)
 
     def _forward(self, client: socket.socket, passes: Callable[[bytes], bool]) -> None:
@@ -61,7 +58,7 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> None:
-        """End all connections."""
+        """Break all open connections."""
         for end in self._open:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -121,8 +118,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Waits and pauses are short."""
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make timeouts and retry pauses short."""
     monkeypatch.setattr(db, "STATEMENT_SECONDS", 2)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.4)
     db.bound_waits()
@@ -141,7 +138,7 @@ def shipping(journal: Journal, url: str) -> Iterator[Shipper]:
 
 
 def put(journal: Journal, *request_ids: str, **changes: Any) -> None:
-    """Append a group with these predictions."""
+    """Append a group of predictions with these ids to the journal."""
     records = [
         {
             "request_id": request_id,
@@ -160,7 +157,7 @@ def put(journal: Journal, *request_ids: str, **changes: Any) -> None:
 
 
 def logged(database_url: str) -> list[str]:
-    """Return the request ids in the log, in its order; nothing may have been refused."""
+    """Return the request ids in the log, in order. Assert that no row was rejected."""
     assert query(database_url, "SELECT * FROM predictions_rejected") == []
     return [row[0] for row in query(database_url, "SELECT request_id FROM predictions ORDER BY id")]
 
@@ -169,9 +166,7 @@ def is_empty(journal: Journal) -> Callable[[], bool]:
     return lambda: journal.depth == 0
 
 
-def test_groups_are_shipped_in_order_those_that_were_there_and_those_that_come(
-    journal: Journal, database: str
-) -> None:
+def test_existing_and_new_groups_are_shipped_in_order(journal: Journal, database: str) -> None:
     put(journal, "a", "b")
     put(journal, "c")
     with shipping(journal, database) as shipper:
@@ -184,7 +179,7 @@ def test_groups_are_shipped_in_order_those_that_were_there_and_those_that_come(
     assert (journal.shipped, shipper.rejected) == (4, 0)
 
 
-def test_more_than_one_statements_rows_are_shipped(
+def test_more_rows_than_fit_a_statement_are_shipped(
     journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "ROWS_A_STATEMENT", 10)
@@ -196,10 +191,10 @@ def test_more_than_one_statements_rows_are_shipped(
     assert logged(database) == ids
 
 
-def test_what_was_committed_without_an_answer_is_not_logged_twice(
+def test_an_insert_whose_response_is_lost_is_not_logged_twice(
     journal: Journal, database: str, proxy: Proxy
 ) -> None:
-    proxy.behaviour = proxy.lose_the_answer
+    proxy.behaviour = proxy.lose_the_response
     put(journal, "a", "b")
     with shipping(journal, proxy.url) as shipper:
         wait_until(lambda: proxy.connections >= 3, "the shipper to try again")
@@ -211,7 +206,7 @@ def test_what_was_committed_without_an_answer_is_not_logged_twice(
 
 
 @pytest.mark.parametrize("behaviour", [talk_nonsense, hang_up, say_nothing])
-def test_a_server_that_is_no_postgresql_is_tried_again_until_it_is_one(
+def test_the_connection_is_retried_until_postgresql_responds(
     journal: Journal,
     database: str,
     proxy: Proxy,
@@ -229,13 +224,13 @@ def test_a_server_that_is_no_postgresql_is_tried_again_until_it_is_one(
         wait_until(is_empty(journal), "the group to be shipped")
         assert shipper.error is None
     assert logged(database) == ["a"]
-    away, *again, back = [line.message for line in caplog.records]
-    assert away == "PostgreSQL does not take the log; predictions wait in the journal"
-    assert len(again) <= 1  # a reason is told once, not at every attempt
-    assert back == "shipping to PostgreSQL"
+    unavailable, *more, recovered = [line.message for line in caplog.records]
+    assert unavailable == "cannot ship to PostgreSQL; predictions wait in the journal"
+    assert len(more) <= 1  # a reason is logged once, not at every attempt
+    assert recovered == "shipping to PostgreSQL"
 
 
-def test_a_connection_that_breaks_is_made_anew(journal: Journal, database: str, proxy: Proxy) -> None:
+def test_a_broken_connection_is_replaced(journal: Journal, database: str, proxy: Proxy) -> None:
     ids = [str(number) for number in range(5)]
     with shipping(journal, proxy.url) as shipper:
         for request_id in ids:
@@ -249,7 +244,7 @@ def test_a_connection_that_breaks_is_made_anew(journal: Journal, database: str, 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), MemoryError(), KeyError("a bug")])
 @pytest.mark.parametrize("method", ["oldest", "remove"])
-def test_the_thread_goes_on_after_whatever_fails(
+def test_the_thread_survives_any_exception(
     journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
 ) -> None:
     works = getattr(journal, method)
@@ -270,7 +265,7 @@ def test_the_thread_goes_on_after_whatever_fails(
     assert logged(database) == ["a", "b"]
 
 
-def test_what_the_journal_could_not_remove_is_removed_later(
+def test_groups_that_cannot_be_removed_are_removed_later(
     journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = True
@@ -297,7 +292,7 @@ def test_what_the_journal_could_not_remove_is_removed_later(
 BREAKS_ONCE = """
 CREATE SEQUENCE attempts;
 CREATE FUNCTION break_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF NEW.request_id = 'refused' THEN
+    IF NEW.request_id = 'rejected' THEN
         RAISE EXCEPTION 'not this one';
     ELSIF NEW.request_id = 'breaks' AND nextval('attempts') = 1 THEN
         PERFORM pg_terminate_backend(pg_backend_pid());
@@ -308,12 +303,12 @@ CREATE TRIGGER break_once BEFORE INSERT ON predictions FOR EACH ROW EXECUTE FUNC
 """
 
 
-def test_a_refused_row_is_set_apart_and_counted_once_also_when_the_connection_breaks_thereafter(
+def test_a_rejected_row_is_stored_and_counted_once_even_if_the_connection_breaks(
     journal: Journal, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     db.connect(database).close()
     query(database, BREAKS_ONCE)
-    put(journal, "before", "refused", "breaks")
+    put(journal, "before", "rejected", "breaks")
     put(journal, "after")
     with shipping(journal, database) as shipper:
         wait_until(is_empty(journal), "the groups to be shipped")
@@ -324,7 +319,7 @@ def test_a_refused_row_is_set_apart_and_counted_once_also_when_the_connection_br
         ("after",),
     ]
     ((request_id, reason),) = query(database, "SELECT request_id, reason FROM predictions_rejected")
-    assert (request_id, reason.splitlines()[0]) == ("refused", "not this one")
+    assert (request_id, reason.splitlines()[0]) == ("rejected", "not this one")
     assert shipper.rejected == 1
     assert [line.levelname for line in caplog.records].count("ERROR") == 1
 
@@ -332,13 +327,13 @@ def test_a_refused_row_is_set_apart_and_counted_once_also_when_the_connection_br
 def test_draining_ships_the_rest_and_ends_the_thread(journal: Journal, database: str) -> None:
     shipper = Shipper(journal, database)
     shipper.start()
-    put(journal, "a")  # of which the thread is not told
+    put(journal, "a")  # without wake()
     shipper.drain(60)
     assert not shipper._thread.is_alive()
     assert logged(database) == ["a"]
 
 
-def test_draining_does_not_wait_for_the_end_of_a_pause(
+def test_draining_interrupts_a_retry_pause(
     journal: Journal, database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LONGEST_PAUSE", 600)
@@ -354,7 +349,7 @@ def test_draining_does_not_wait_for_the_end_of_a_pause(
     assert logged(database) == ["a"]
 
 
-def test_draining_gives_up_in_time_and_leaves_the_rest_in_the_journal(
+def test_draining_gives_up_in_time_and_keeps_the_rest_in_the_journal(
     journal: Journal, proxy: Proxy, database: str
 ) -> None:
     proxy.behaviour = hang_up

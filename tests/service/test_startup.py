@@ -1,4 +1,4 @@
-"""Starting: in one line why not, or ready whether or not PostgreSQL is there."""
+"""Startup: ready with or without PostgreSQL, or a failure with one line that gives the reason."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ URL = "postgresql://user:s3cret@127.0.0.1:9/database"
 
 
 @pytest.mark.parametrize(
-    ("variables", "says"),
+    ("variables", "reason"),
     [
         ({"DATABASE_URL": None}, "DATABASE_URL is not set"),
         ({"DATABASE_URL": "postgresql://user:pass/s3cret@host/database"}, "DATABASE_URL is malformed"),
@@ -30,46 +30,46 @@ URL = "postgresql://user:s3cret@127.0.0.1:9/database"
     ],
     ids=lambda value: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_what_it_cannot_start_with_is_told_by_name(
-    model: Path, tmp_path: Path, variables: dict[str, str | None], says: str
+def test_the_reason_for_a_failed_start_is_one_line(
+    model: Path, tmp_path: Path, variables: dict[str, str | None], reason: str
 ) -> None:
-    assert says in _refusal(model, tmp_path, variables)
+    assert reason in _startup_error(model, tmp_path, variables)
 
 
-def test_a_model_with_another_digest_is_not_served(model: Path, tmp_path: Path) -> None:
+def test_a_model_with_a_wrong_digest_is_not_served(model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "model"))
     with (folder / "model.onnx").open("ab") as file:
         file.write(b"\0")
-    assert f"{folder}/model.onnx has sha256 " in _refusal(folder, tmp_path)
+    assert f"{folder}/model.onnx has sha256 " in _startup_error(folder, tmp_path)
 
 
-def test_a_model_with_other_answers_is_not_served(model: Path, tmp_path: Path) -> None:
+def test_a_model_that_does_not_reproduce_its_golden_vectors_is_not_served(model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model, tmp_path / "model"))
     document = json.loads((folder / "model.json").read_text())
     document["golden"][3]["probability"] -= 0.001
     (folder / "model.json").write_text(json.dumps(document))
-    assert f"golden vector 3 of {folder}/model.json is not reproduced" in _refusal(folder, tmp_path)
+    assert f"golden vector 3 of {folder}/model.json is not reproduced" in _startup_error(folder, tmp_path)
 
 
-def test_a_journal_that_another_process_uses_is_left_alone(
+def test_a_journal_in_use_by_another_process_is_left_alone(
     shared_service: RunningService, model: Path, tmp_path: Path
 ) -> None:
-    refusal = _refusal(model, tmp_path, {"IRIS_JOURNAL_DIR": str(shared_service.journal)})
-    assert f"{shared_service.journal} is in use by another process" in refusal
+    error = _startup_error(model, tmp_path, {"IRIS_JOURNAL_DIR": str(shared_service.journal)})
+    assert f"{shared_service.journal} is in use by another process" in error
     assert shared_service.predict().status_code == 200
 
 
-def test_a_port_that_is_taken_is_told_before_the_journal_is_touched(model: Path, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_the_journal_is_touched(model: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        refusal = _refusal(model, tmp_path, {"IRIS_PORT": port})
-    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in refusal
-    assert "IRIS_PORT" in refusal
+        error = _startup_error(model, tmp_path, {"IRIS_PORT": port})
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in error
+    assert "IRIS_PORT" in error
     assert not (tmp_path / "journal").exists()
 
 
 @pytest.mark.parametrize("host", ["::1", "0.0.0.0"])  # noqa: S104
-def test_it_listens_where_it_is_told(model: Path, tmp_path: Path, host: str) -> None:
+def test_the_service_listens_on_the_configured_host(model: Path, tmp_path: Path, host: str) -> None:
     service = RunningService(model, URL, tmp_path / "journal", host=host, drain_seconds="0")
     if host == "::1":
         if not Path("/proc/net/if_inet6").exists():
@@ -79,12 +79,12 @@ def test_it_listens_where_it_is_told(model: Path, tmp_path: Path, host: str) -> 
         assert service.predict().status_code == 200
 
 
-@pytest.mark.parametrize("there", [False, True], ids=["nobody", "a server that says nothing"])
-def test_without_postgresql_it_starts_answers_and_says_what_waits(
-    model: Path, tmp_path: Path, there: bool
+@pytest.mark.parametrize("silent_server", [False, True], ids=["no server", "a silent server"])
+def test_without_postgresql_the_service_starts_predicts_and_reports_what_is_waiting(
+    model: Path, tmp_path: Path, silent_server: bool
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"postgresql://user:s3cret@127.0.0.1:{silent.getsockname()[1]}/database" if there else URL
+        url = f"postgresql://user:s3cret@127.0.0.1:{silent.getsockname()[1]}/database" if silent_server else URL
         with RunningService(model, url, tmp_path / "journal", drain_seconds="0") as service:
             answer = service.predict()
             batch = service.client.post("/predict/batch", json={"features": [SETOSA] * 10})
@@ -94,7 +94,7 @@ def test_without_postgresql_it_starts_answers_and_says_what_waits(
             logs = service.client.get("/logs")
             assert logs.status_code == 503
             assert int(logs.headers["retry-after"]) > 0
-            assert logs.json() == {"detail": "PostgreSQL is away; 11 predictions wait in the journal"}
+            assert logs.json() == {"detail": "PostgreSQL is unavailable; 11 predictions wait in the journal"}
 
             assert service.metric("iris_journal_depth") == 11
             assert service.metric("iris_journal_shipped_total") == 0
@@ -105,8 +105,8 @@ def test_without_postgresql_it_starts_answers_and_says_what_waits(
     assert "s3cret" not in service.log.read_text()
 
 
-def _refusal(model: Path, folder: Path, variables: dict[str, str | None] | None = None) -> str:
-    """Return the one line that the service prints when it does not start."""
+def _startup_error(model: Path, folder: Path, variables: dict[str, str | None] | None = None) -> str:
+    """Return the one line that the service prints when it cannot start."""
     every = {
         "DATABASE_URL": URL,
         "IRIS_MODEL_DIR": str(model),
@@ -132,11 +132,11 @@ def _refusal(model: Path, folder: Path, variables: dict[str, str | None] | None 
     return done.stderr
 
 
-def test_an_idle_connection_is_left_to_the_router_to_close(shared_service: RunningService) -> None:
+def test_the_service_does_not_close_idle_connections(shared_service: RunningService) -> None:
     connection = HTTPConnection("127.0.0.1", shared_service.port)
     connection.request("GET", "/healthz")
     assert connection.getresponse().read()
-    connection.sock.settimeout(7)  # uvicorn's own limit is 5
+    connection.sock.settimeout(7)  # uvicorn's default is 5
     with pytest.raises(TimeoutError):
-        connection.sock.recv(1)  # one that is closed answers with nothing, at once
+        connection.sock.recv(1)  # a closed connection would return b"" at once
     connection.close()

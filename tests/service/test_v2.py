@@ -1,4 +1,4 @@
-"""/v2: the Open Inference Protocol as it was published, and the same predictions as those of /predict."""
+"""/v2 conforms to the published Open Inference Protocol and gives the same predictions as /predict."""
 
 import json
 import math
@@ -22,16 +22,16 @@ from tests.support.running import ROOT, SETOSA, RunningService, free_port, wait_
 
 OTHER = [6.5, 3.0, 5.8, 2.2]
 OUTPUTS = {"prediction": "INT64", "class": "BYTES", "probability": "FP64", "request_id": "BYTES"}
-MARK = "MARK7f3a"  # stands in for what a client sends; no answer to a wrong request may hold it
+MARK = "MARK7f3a"  # stands for any text of a client; no error response may contain it
 NUMPY = {"FP64": np.float64, "FP32": np.float32}
 old_enough = pytest.mark.skipif(
     sys.version_info >= (3, 14),
-    reason="the package of the protocol's types is for pydantic 1, which Python 3.14 cannot run",
+    reason="the package with the protocol's types needs pydantic 1, which does not run on Python 3.14",
 )
 
 
 class Served(NamedTuple):
-    """What model.json says, as far as addresses need it."""
+    """Name and version from model.json, and the paths with them."""
 
     name: str
     version: str
@@ -47,15 +47,15 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="session")
 def served(model: Path) -> Served:
-    facts = json.loads((model / "model.json").read_text())
-    return Served(facts["name"], facts["version"])
+    metadata = json.loads((model / "model.json").read_text())
+    return Served(metadata["name"], metadata["version"])
 
 
 @pytest.fixture(scope="session")
 def published() -> Callable[[str, Any], list[str]]:
-    """What the published schema of that name has against a document.
+    """Return a function that validates a document against the published schema of that name.
 
-    The types were generated from the protocol's OpenAPI document; this turns them into JSON Schema again.
+    The package generated its types from the protocol's OpenAPI document; this converts them back to JSON Schema.
     """
     from open_inference.openapi import types  # noqa: PLC0415 - see above
 
@@ -68,7 +68,7 @@ def published() -> Callable[[str, Any], list[str]]:
 
 @pytest.fixture
 def client(shared_service: RunningService) -> Iterator[triton.InferenceServerClient]:
-    """A client of Triton's, the server from which the protocol comes."""
+    """The client of Triton, the server from which the protocol originates."""
     with closing(triton.InferenceServerClient(f"127.0.0.1:{shared_service.port}")) as client:
         yield client
 
@@ -93,11 +93,11 @@ def _columns(response: httpx.Response) -> dict[str, list[Any]]:
     return {output["name"]: output["data"] for output in response.json()["outputs"]}
 
 
-# As it was published.
+# Conformance with the published schemas.
 
 
 @old_enough
-def test_what_is_served_is_described_in_the_published_form(
+def test_server_and_model_metadata_match_the_published_schema(
     shared_service: RunningService, served: Served, published: Callable[[str, Any], list[str]]
 ) -> None:
     for address in ("/v2", "/v2/"):
@@ -114,7 +114,7 @@ def test_what_is_served_is_described_in_the_published_form(
 
 
 @old_enough
-def test_answers_and_refusals_have_the_published_form(
+def test_answers_and_errors_match_the_published_schema(
     shared_service: RunningService, served: Served, published: Callable[[str, Any], list[str]]
 ) -> None:
     for address in served.addresses:
@@ -132,12 +132,12 @@ def test_answers_and_refusals_have_the_published_form(
             assert answer.get("id") == request.get("id")
             for output in answer["outputs"]:
                 assert output["shape"] == [len(output["data"])] == request["inputs"][0]["shape"][:1]
-        refused = shared_service.client.post(f"{address}/infer", json={})
-        assert published("InferenceErrorResponse", refused.json()) == []
+        rejected = shared_service.client.post(f"{address}/infer", json={})
+        assert published("InferenceErrorResponse", rejected.json()) == []
 
 
 @old_enough
-def test_the_example_of_docs_has_the_published_form_and_is_answered(
+def test_the_documented_example_is_valid_and_is_answered(
     shared_service: RunningService, served: Served, published: Callable[[str, Any], list[str]]
 ) -> None:
     paths = shared_service.client.get("/openapi.json").json()["paths"]
@@ -149,7 +149,7 @@ def test_the_example_of_docs_has_the_published_form_and_is_answered(
 
 @old_enough
 @pytest.mark.parametrize("missing", ["name", "shape", "datatype", "data"])
-def test_what_is_not_of_the_published_form_is_seen(
+def test_the_published_schema_detects_a_missing_field(
     shared_service: RunningService, served: Served, published: Callable[[str, Any], list[str]], missing: str
 ) -> None:
     answer = _infer(shared_service, served, _request([SETOSA])).json()
@@ -158,7 +158,9 @@ def test_what_is_not_of_the_published_form_is_seen(
 
 
 @old_enough
-def test_the_published_client_gets_the_answers_of_predict(shared_service: RunningService, served: Served) -> None:
+def test_the_published_client_gets_the_same_answers_as_predict(
+    shared_service: RunningService, served: Served
+) -> None:
     from open_inference.openapi.client import OpenInferenceClient  # noqa: PLC0415 - see above
     from open_inference.openapi.errors import NotFoundError  # noqa: PLC0415
     from open_inference.openapi.types import InferenceRequest  # noqa: PLC0415
@@ -182,10 +184,10 @@ def test_the_published_client_gets_the_answers_of_predict(shared_service: Runnin
         assert columns["class"] == _of_predict(shared_service, [SETOSA, OTHER])["class"]
 
 
-# A client in the wild.
+# Triton's client.
 
 
-def test_triton_s_client_finds_server_and_model(client: triton.InferenceServerClient, served: Served) -> None:
+def test_tritons_client_finds_server_and_model(client: triton.InferenceServerClient, served: Served) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(served.name)
@@ -197,7 +199,7 @@ def test_triton_s_client_finds_server_and_model(client: triton.InferenceServerCl
 
 
 @pytest.mark.parametrize("datatype", NUMPY)
-def test_triton_s_client_gets_the_answers_of_predict(
+def test_tritons_client_gets_the_same_answers_as_predict(
     shared_service: RunningService,
     client: triton.InferenceServerClient,
     served: Served,
@@ -217,7 +219,7 @@ def test_triton_s_client_gets_the_answers_of_predict(
     assert len(set(answer.as_numpy("request_id"))) == len(rows)
 
 
-def test_triton_s_client_asks_for_binary_outputs_unless_told_and_gets_json(
+def test_tritons_client_gets_json_although_it_requests_binary_outputs_by_default(
     client: triton.InferenceServerClient, served: Served
 ) -> None:
     tensor = triton.InferInput("features", [1, 4], "FP64")
@@ -225,12 +227,12 @@ def test_triton_s_client_asks_for_binary_outputs_unless_told_and_gets_json(
     assert client.infer(served.name, [tensor]).as_numpy("class").tolist() == ["setosa"]
 
 
-def test_triton_s_client_is_told_that_binary_tensors_are_not_known_and_what_to_send(
+def test_the_error_for_binary_tensors_of_tritons_client_says_what_to_send(
     client: triton.InferenceServerClient, served: Served
 ) -> None:
     tensor = triton.InferInput("features", [1, 4], "FP64")
     tensor.set_data_from_numpy(np.array([SETOSA]))
-    with pytest.raises(InferenceServerException, match=r"inputs\[0\]: data is missing; a tensor is taken as JSON"):
+    with pytest.raises(InferenceServerException, match=r"inputs\[0\]: data is missing; tensors must be JSON"):
         client.infer(served.name, [tensor])
 
 
@@ -239,11 +241,11 @@ def _of_predict(service: RunningService, rows: list[list[float]]) -> dict[str, l
     return {name: [answer[name] for answer in answers] for name in ("prediction", "class", "probability")}
 
 
-# What is asked for.
+# Outputs and rows.
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"),
+    ("requested", "returned"),
     [
         (None, list(OUTPUTS)),
         ([], list(OUTPUTS)),
@@ -251,17 +253,17 @@ def _of_predict(service: RunningService, rows: list[list[float]]) -> dict[str, l
         (["probability", "prediction"], ["probability", "prediction"]),
         (["class"] * 3000, ["class"]),
     ],
-    ids=["not said", "none", "one", "two", "one 3,000 times"],
+    ids=["not requested", "empty", "one", "two", "one 3,000 times"],
 )
-def test_outputs_are_those_that_are_asked_for_each_once(
-    shared_service: RunningService, served: Served, asked: list[str] | None, given: list[str]
+def test_each_requested_output_is_returned_once(
+    shared_service: RunningService, served: Served, requested: list[str] | None, returned: list[str]
 ) -> None:
     request = _request([SETOSA])
-    if asked is not None:
-        request["outputs"] = [{"name": name} for name in asked]
+    if requested is not None:
+        request["outputs"] = [{"name": name} for name in requested]
     response = _infer(shared_service, served, request)
     assert response.status_code == 200
-    assert [output["name"] for output in response.json()["outputs"]] == given
+    assert [output["name"] for output in response.json()["outputs"]] == returned
 
 
 def test_flat_and_nested_data_are_the_same_rows(service: RunningService, served: Served) -> None:
@@ -277,7 +279,7 @@ def test_1000_rows_are_answered_in_order(shared_service: RunningService, served:
     assert names == ["setosa" if number % 7 else "virginica" for number in range(1000)]
 
 
-def test_a_request_need_not_name_its_content_type(shared_service: RunningService, served: Served) -> None:
+def test_the_content_type_is_optional(shared_service: RunningService, served: Served) -> None:
     body = json.dumps(_request([SETOSA])).encode()
     response = shared_service.client.post(f"{served.address}/infer", content=body)
     assert "content-type" not in response.request.headers
@@ -288,9 +290,9 @@ def _features(logged: list[dict[str, Any]]) -> list[list[float]]:
     return [[float(value) for value in row["features"].split()] for row in logged]
 
 
-# Refused.
+# Invalid requests.
 
-WRONG = {
+INVALID = {
     "an array": ("expected object, got array", []),
     "no inputs": ("object missing required field inputs", {}),
     "no tensor": ("inputs: expected one tensor, features", {"inputs": []}),
@@ -320,11 +322,11 @@ WRONG = {
         {"inputs": [_tensor([SETOSA], shape=[MARK, 4])]},
     ),
     "more rows than the shape has": (
-        "inputs[0].data: that shape has 4 values, not 8",
+        "inputs[0].data: shape requires 4 values, got 8",
         {"inputs": [_tensor([SETOSA, OTHER], shape=[1, 4])]},
     ),
     "fewer nested rows than the shape has": (
-        "inputs[0].data: that shape has 3 rows, not 2",
+        "inputs[0].data: shape requires 3 rows, got 2",
         {"inputs": [_tensor([SETOSA, OTHER], shape=[3, 4], flat=False)]},
     ),
     "a short row": (
@@ -367,31 +369,31 @@ NOT_JSON = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_request_is_refused_with_what_and_where(
+@pytest.mark.parametrize("name", INVALID)
+def test_the_error_of_an_invalid_request_says_what_is_wrong_and_where(
     shared_service: RunningService, served: Served, name: str
 ) -> None:
-    says, request = WRONG[name]
-    assert _refusal(shared_service, served, 400, json.dumps(request).encode()) == says
+    error, request = INVALID[name]
+    assert _error(shared_service, served, 400, json.dumps(request).encode()) == error
 
 
 @pytest.mark.parametrize("name", NOT_JSON)
-def test_what_is_not_json_is_refused(shared_service: RunningService, served: Served, name: str) -> None:
-    assert "the body is not JSON" in _refusal(shared_service, served, 400, NOT_JSON[name])
+def test_a_body_that_is_not_json_is_rejected(shared_service: RunningService, served: Served, name: str) -> None:
+    assert "the body is not JSON" in _error(shared_service, served, 400, NOT_JSON[name])
 
 
-def test_a_number_beyond_all_floats_is_refused(shared_service: RunningService, served: Served) -> None:
+def test_a_number_out_of_float_range_is_rejected(shared_service: RunningService, served: Served) -> None:
     body = json.dumps(_request([SETOSA])).replace("5.1", "1e999").encode()
-    assert _refusal(shared_service, served, 400, body) == "inputs[0].data[0]: number out of range"
+    assert _error(shared_service, served, 400, body) == "inputs[0].data[0]: number out of range"
 
 
-def test_the_limits_of_predict_hold(shared_service: RunningService, served: Served) -> None:
-    assert "larger than 65536 bytes" in _refusal(shared_service, served, 413, b" " * 65537)
-    assert "application/json" in _refusal(shared_service, served, 415, b"{}", {"Content-Type": "text/plain"})
+def test_the_limits_of_predict_apply(shared_service: RunningService, served: Served) -> None:
+    assert "larger than 65536 bytes" in _error(shared_service, served, 413, b" " * 65537)
+    assert "application/json" in _error(shared_service, served, 415, b"{}", {"Content-Type": "text/plain"})
     body = json.dumps(_request([SETOSA])).encode()
     key = {"Idempotency-Key": MARK}
-    assert _refusal(shared_service, served, 400, body, key) == "Idempotency-Key must be a UUID"
-    assert _refusal(shared_service, served, 405, body, method="PUT") == "only POST is allowed here"
+    assert _error(shared_service, served, 400, body, key) == "Idempotency-Key must be a UUID"
+    assert _error(shared_service, served, 405, body, method="PUT") == "only POST is allowed here"
 
 
 @pytest.mark.parametrize(
@@ -409,26 +411,28 @@ def test_the_limits_of_predict_hold(shared_service: RunningService, served: Serv
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_another_model_or_version_is_not_found_and_the_one_that_there_is_is_named(
+def test_the_404_for_another_model_or_version_names_the_one_that_exists(
     shared_service: RunningService, served: Served, method: str, path: str
 ) -> None:
     response = shared_service.client.request(method, path.format(model=served.address))
     assert response.status_code == 404
-    said = response.json()["error"]
+    message = response.json()["error"]
     assert list(response.json()) == ["error"]
-    assert MARK not in said
-    next_step = re.search(r"GET (\S+) describes it", said)
+    assert MARK not in message
+    next_step = re.search(r"GET (\S+) describes it", message)
     assert next_step
     assert shared_service.client.get(next_step[1]).json()["versions"] == [served.version]
 
 
-def test_other_methods_are_refused_in_the_protocol_s_form(shared_service: RunningService, served: Served) -> None:
+def test_other_methods_get_an_error_in_the_format_of_the_protocol(
+    shared_service: RunningService, served: Served
+) -> None:
     for path in ("/v2", "/v2/health/live", served.address):
         response = shared_service.client.post(path)
         assert (response.status_code, list(response.json())) == (405, ["error"])
 
 
-def _refusal(
+def _error(
     service: RunningService,
     served: Served,
     status: int,
@@ -436,7 +440,7 @@ def _refusal(
     headers: dict[str, str] | None = None,
     method: str = "POST",
 ) -> str:
-    """Return what the service says, having seen that it says no more and that nothing is logged."""
+    """Return the error of the response. Assert that it quotes nothing and that nothing is logged."""
     written = service.metric("iris_journal_written_total")
     response = service.client.request(method, f"{served.address}/infer", content=body, headers=headers)
     assert response.status_code == status, response.text
@@ -446,17 +450,15 @@ def _refusal(
     uuid.UUID(response.headers["x-request-id"])
     assert service.metric("iris_journal_written_total") == written
     assert MARK not in service.log.read_text()
-    said: str = response.json()["error"]
-    return said
+    error: str = response.json()["error"]
+    return error
 
 
-# Logged, counted, repeated and refused for now as /predict.
+# Log, metrics, idempotency and overload, as for /predict.
 
 
-def test_each_row_is_in_the_log_with_the_values_that_were_answered(
-    service: RunningService, served: Served
-) -> None:
-    columns = _columns(_infer(service, served, _request([SETOSA, OTHER], id="no key of the log")))
+def test_each_row_is_logged_with_the_values_of_its_answer(service: RunningService, served: Served) -> None:
+    columns = _columns(_infer(service, served, _request([SETOSA, OTHER], id="not a key of the log")))
     service.wait_shipped()
     logged = service.client.get("/logs").json()["logs"][::-1]
     for name in ("request_id", "prediction", "probability"):
@@ -465,7 +467,7 @@ def test_each_row_is_in_the_log_with_the_values_that_were_answered(
     assert {(row["model_name"], row["model_version"]) for row in logged} == {tuple(served)}
 
 
-def test_requests_rows_and_errors_are_counted_as_those_of_predict(service: RunningService, served: Served) -> None:
+def test_requests_rows_and_errors_are_counted_as_for_predict(service: RunningService, served: Served) -> None:
     for address in served.addresses:
         service.client.post(f"{address}/infer", json=_request([SETOSA, SETOSA, OTHER]))
         service.client.post(f"{address}/infer", json={})
@@ -481,7 +483,7 @@ def test_requests_rows_and_errors_are_counted_as_those_of_predict(service: Runni
     assert service.metric("iris_prediction_latency_seconds_count") == 6
 
 
-def test_the_numbers_that_decide_count_what_is_inference_and_nothing_else(
+def test_rules_and_dashboards_select_all_inference_endpoints_and_no_others(
     shared_service: RunningService, served: Served
 ) -> None:
     shared_service.predict()
@@ -498,7 +500,7 @@ def test_the_numbers_that_decide_count_what_is_inference_and_nothing_else(
     selectors = {
         selector for file in files for selector in re.findall(r'endpoint=~\\?"(.+?)\\?"', file.read_text())
     }
-    (selector,) = selectors  # everywhere the same
+    (selector,) = selectors  # all are equal
     inference = {f"{address}/infer" for address in served.addresses}
     assert {endpoint for endpoint in exported if re.fullmatch(selector, endpoint)} == {
         "/predict",
@@ -507,7 +509,7 @@ def test_the_numbers_that_decide_count_what_is_inference_and_nothing_else(
     }
 
 
-def test_a_repeat_under_a_key_gets_the_first_answer_byte_for_byte_and_no_second_row(
+def test_a_repeat_under_a_key_gets_an_identical_answer_and_adds_no_row(
     service: RunningService, served: Served
 ) -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
@@ -520,7 +522,7 @@ def test_a_repeat_under_a_key_gets_the_first_answer_byte_for_byte_and_no_second_
     assert service.client.get("/logs").json()["count"] == 2
 
 
-def test_a_key_is_one_key_whichever_form_the_request_has(service: RunningService, served: Served) -> None:
+def test_a_key_is_shared_with_predict(service: RunningService, served: Served) -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
     first = service.predict(**key).json()
     again = _columns(_infer(service, served, _request([SETOSA]), **key))
@@ -531,8 +533,8 @@ def test_a_key_is_one_key_whichever_form_the_request_has(service: RunningService
     assert service.client.get("/logs").json()["count"] == 1
 
 
-def test_an_id_is_no_key(service: RunningService, served: Served) -> None:
-    # A client may number its requests from 1 anew whenever it starts.
+def test_a_request_id_is_not_an_idempotency_key(service: RunningService, served: Served) -> None:
+    # A client may number its requests from 1 again after each start.
     request = _request([SETOSA], id=str(uuid.uuid4()))
     ids = [_columns(_infer(service, served, request))["request_id"][0] for _ in range(2)]
     assert len({*ids, request["id"]}) == 3
@@ -540,41 +542,39 @@ def test_an_id_is_no_key(service: RunningService, served: Served) -> None:
     assert service.client.get("/logs").json()["count"] == 2
 
 
-def test_too_many_rows_at_once_are_refused_for_now(
-    model: Path, database: str, served: Served, tmp_path: Path
-) -> None:
+def test_too_many_rows_at_once_get_503(model: Path, database: str, served: Served, tmp_path: Path) -> None:
     with (
         RunningService(model, database, tmp_path / "journal", max_waiting="1000") as narrow,
         ThreadPoolExecutor(8) as pool,
     ):
         responses: list[httpx.Response] = []
 
-        def some_are_refused() -> bool:
+        def some_are_rejected() -> bool:
             responses.extend(pool.map(lambda _: _infer(narrow, served, _request([SETOSA] * 1000)), range(8)))
             return {response.status_code for response in responses} == {200, 503}
 
-        wait_until(some_are_refused, "an overload")
-        refused = [response for response in responses if response.status_code == 503]
-        assert {response.headers["retry-after"] for response in refused} == {"1"}
-        assert {response.text for response in refused} == {
-            '{"error":"too many predictions wait; try again in a second"}'
+        wait_until(some_are_rejected, "the overload")
+        rejected = [response for response in responses if response.status_code == 503]
+        assert {response.headers["retry-after"] for response in rejected} == {"1"}
+        assert {response.text for response in rejected} == {
+            '{"error":"too many predictions are waiting; retry in a second"}'
         }
         narrow.wait_shipped()
-        assert narrow.metric("iris_journal_shipped_total") == 1000 * (len(responses) - len(refused))
+        assert narrow.metric("iris_journal_shipped_total") == 1000 * (len(responses) - len(rejected))
 
 
-def test_a_full_journal_refuses_for_now_and_ends_readiness_but_not_liveness(
-    model: Path, served: Served, tmp_path: Path
-) -> None:
-    away = f"postgresql://user@127.0.0.1:{free_port()}/database"
-    with RunningService(model, away, tmp_path / "journal", journal_max_mib="1", drain_seconds="0") as service:
+def test_a_full_journal_ends_readiness_but_not_liveness(model: Path, served: Served, tmp_path: Path) -> None:
+    unavailable = f"postgresql://user@127.0.0.1:{free_port()}/database"
+    with RunningService(
+        model, unavailable, tmp_path / "journal", journal_max_mib="1", drain_seconds="0"
+    ) as service:
         key = {"Idempotency-Key": str(uuid.uuid4())}
         assert "PostgreSQL" in _infer(service, served, _request([SETOSA]), **key).json()["error"]
         request = _request([SETOSA] * 1000)
-        wait_until(lambda: _infer(service, served, request).status_code == 503, "a refusal")
-        refused = _infer(service, served, request)
-        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-        assert refused.json() == {"error": "the prediction log cannot be written; try again"}
+        wait_until(lambda: _infer(service, served, request).status_code == 503, "a 503 response")
+        rejected = _infer(service, served, request)
+        assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "5")
+        assert rejected.json() == {"error": "the prediction log cannot be written; retry"}
         for path in ("/v2/health/ready", *(f"{address}/ready" for address in served.addresses)):
             wait_until(lambda: service.client.get(path).status_code == 503, "readiness to end")  # noqa: B023
             assert service.client.get(path).json()["error"].startswith("the journal cannot be written: ")

@@ -1,4 +1,4 @@
-"""The service as a process of its own, the way a person or a pod runs it."""
+"""Run the service as a process, like an operator or a pod does."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,14 +18,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SETOSA = [5.1, 3.5, 1.4, 0.2]
-START_SECONDS = 30.0  # generous: machines are shared; every wait here is on a condition
+START_SECONDS = 30.0  # generous, for shared machines: every wait ends as soon as its condition is true
 
 
 class RunningService:
-    """`python -m service` with the given environment; as a context manager it is ready inside the block.
+    """A process of `python -m service`. As a context manager it is ready inside the block.
 
-    `prefix` is the start of its command line: what puts the process into another namespace. `module` is another
-    process of the same image.
+    `prefix` precedes its command line, to run it in another namespace. `module` runs another process of the image.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class RunningService:
         self.log = journal.parent / f"{journal.name}.log"
 
     def start(self) -> None:
-        """Start the process and wait until it is ready; an AssertionError shows what it printed."""
+        """Start the process and wait until it is ready. Raises AssertionError with its output if it does not."""
         with self.log.open("a") as log:
             process = self.process = subprocess.Popen(self.command, cwd=ROOT, env=self.environ, stderr=log)
         deadline = time.monotonic() + START_SECONDS
@@ -65,14 +64,14 @@ class RunningService:
             except httpx.TransportError:
                 time.sleep(0.02)
         self.kill()
-        raise AssertionError(f"the service did not get ready:\n{self.log.read_text()}")
+        raise AssertionError(f"the service did not become ready:\n{self.log.read_text()}")
 
     def predict(self, features: object = SETOSA, **headers: str) -> httpx.Response:
         """POST one row."""
         return self.client.post("/predict", json={"features": features}, headers=headers)
 
     def metric(self, name: str, /, **labels: str) -> float:
-        """Return the sum of the samples of that name whose labels include these."""
+        """Return the sum of all samples of a metric that have these labels."""
         total = 0.0
         for line in self.client.get("/metrics").text.splitlines():
             sample, _, value = line.rpartition(" ")
@@ -81,17 +80,17 @@ class RunningService:
         return total
 
     def wait_shipped(self) -> None:
-        """Wait until no prediction waits for PostgreSQL."""
+        """Wait until PostgreSQL has all predictions."""
         wait_until(lambda: self.metric("iris_journal_depth") == 0, "the journal to be shipped")
 
     def kill(self) -> None:
-        """End the process without a word (SIGKILL)."""
+        """Kill the process (SIGKILL)."""
         assert self.process
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
-        """End the process as Kubernetes does (SIGTERM); return its exit code."""
+        """Stop the process as Kubernetes does (SIGTERM); return its exit code."""
         assert self.process
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -109,9 +108,9 @@ class RunningService:
 
 
 class SmallDisk:
-    """A file system of `kib` KiB at `folder`, seen only by processes started with `prefix`.
+    """A file system of `kib` KiB at `folder`, visible only to processes started with `prefix`.
 
-    It is mounted in a namespace of its own, which ends with the block or with this process, whichever is first.
+    It is mounted in a mount namespace of its own, which ends with the block, or earlier with this process.
     """
 
     def __init__(self, folder: Path, kib: int) -> None:
@@ -121,8 +120,8 @@ class SmallDisk:
         self.prefix: list[str] = []
 
     def fill(self) -> None:
-        """Take all space that is left."""
-        with self._inside("filler").open("wb", buffering=0) as filler:
+        """Fill the disk."""
+        with self._path("filler").open("wb", buffering=0) as filler:
             try:
                 while True:
                     filler.write(bytes(4096))
@@ -131,10 +130,10 @@ class SmallDisk:
                     raise
 
     def free(self) -> None:
-        """Give back what `fill` took."""
-        self._inside("filler").unlink()
+        """Free the space that `fill` took."""
+        self._path("filler").unlink()
 
-    def _inside(self, name: str) -> Path:
+    def _path(self, name: str) -> Path:
         return Path(f"/proc/{self._holder.pid}/root{self.folder}", name)
 
     def __enter__(self) -> "SmallDisk":
@@ -146,7 +145,9 @@ class SmallDisk:
         assert self._holder.stdout
         if not self._holder.stdout.readline():
             self.__exit__(None, None, None)
-            (pytest.fail if "CI" in os.environ else pytest.skip)("no file system can be mounted here, see above")
+            if "CI" in os.environ:
+                pytest.fail("no file system can be mounted here, see above")
+            pytest.skip("no file system can be mounted here, see above")
         keep = ["--preserve-credentials"] if self._user else []
         self.prefix = ["nsenter", f"--target={self._holder.pid}", *self._user, *keep, "--mount"]
         self.prefix += ["env", f"--chdir={ROOT}"]
@@ -159,7 +160,7 @@ class SmallDisk:
 
 
 def query(database_url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    """Return the rows that PostgreSQL answers, none for a statement without rows."""
+    """Run a statement; return its rows, or an empty list for a statement without rows."""
     connection = psycopg2.connect(database_url)
     try:
         connection.autocommit = True
@@ -171,22 +172,21 @@ def query(database_url: str, statement: str, *values: object) -> list[tuple[Any,
 
 
 def environment(**variables: str) -> Mapping[str, str]:
-    """Return this process's environment without settings of the service, and with these variables."""
+    """Return this process's environment with these variables instead of its settings for the service."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("IRIS_") and k != "DATABASE_URL"}
     return {**kept, **variables}
 
 
 def free_port() -> int:
-    """Return a port on which nothing listens at the moment."""
+    """Return a port that is currently free."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
-def wait_until(condition: object, what: str, seconds: float = 60.0) -> None:
-    """Wait until the callable `condition` is true; an AssertionError says `what` did not happen."""
-    assert callable(condition)
+def wait_until(condition: Callable[..., object], what: str, seconds: float = 60.0) -> None:
+    """Wait until `condition()` is true. Raises AssertionError, which names `what`, after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out after {seconds} s waiting for {what}"
         time.sleep(0.05)
