@@ -18,10 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import database, pod, v2
 from service.batcher import Batcher
 from service.journal import Journal
-from service.metrics import Metrics
+from service.metrics import Metrics, method_label
 from service.model import Model
 from service.model_metadata import ModelMetadata
-from service.predictions import KNOWN_METHODS, BatchCodec, Codec, Predictions, SingleCodec
+from service.predictions import BatchCodec, Codec, Predictions, SingleCodec
 from service.reader import DatabaseUnavailable, Reader
 from service.schema import Schema
 from service.settings import Settings
@@ -40,7 +40,7 @@ class Health(BaseModel):
 class Problem(BaseModel):
     """The body of every error response outside /v2."""
 
-    detail: str = Field(description="which part of the request is wrong, and why")
+    detail: str = Field(description="what is wrong; for an invalid request, with the field")
 
 
 class Info(BaseModel):
@@ -172,7 +172,7 @@ async def _observed(cold: FastAPI, metrics: Metrics, scope: Scope, receive: Rece
     finally:
         route = scope.get("route")
         endpoint = getattr(route, "path", None) or "other"
-        method = scope["method"] if scope["method"] in KNOWN_METHODS else "OTHER"
+        method = method_label(scope["method"])
         metrics.count_request(method, endpoint, status, time.perf_counter() - started)
         if status >= 500:
             log.error("failed", extra={"endpoint": endpoint, "status": status, "request_id": request_id})
@@ -188,9 +188,7 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
         redoc_url=None,
         redirect_slashes=False,  # redirects would be built from the client's Host header
     )
-    unavailable: dict[int | str, dict[str, Any]] = {
-        503: {"model": Problem, "description": "Unavailable; detail is the reason."}
-    }
+    unavailable: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not available now."}}
 
     _handle_errors(app, metadata)
 
@@ -254,7 +252,8 @@ def _handle_errors(app: FastAPI, metadata: ModelMetadata) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        if not f"{request.scope['path']}/".startswith("/v2/"):
+        path = request.scope["path"]
+        if path != "/v2" and not path.startswith("/v2/"):
             return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
         message = v2.not_found(metadata) if error.status_code == 404 else error.detail
         return JSONResponse({"error": message}, error.status_code, error.headers)
@@ -270,12 +269,11 @@ def _describe_predictions(
         if app.openapi_schema is None:
             document = cold_openapi()
             document["components"]["schemas"].update(schema.openapi(), **inference.openapi())
-            document["paths"]["/predict"] = _operation("PredictRequest", "Answer", "Predict one row.")
-            document["paths"]["/predict/batch"] = _operation(
-                "BatchRequest", "Answers", "Predict up to 1,000 rows."
-            )
+            paths = document["paths"]
+            paths["/predict"] = _operation("PredictRequest", "Answer", "Predict one row.")
+            paths["/predict/batch"] = _operation("BatchRequest", "Answers", "Predict up to 1,000 rows.")
             for address in v2.addresses(metadata):
-                document["paths"][f"{address}/infer"] = _inference(f"{address}/infer", metadata)
+                paths[f"{address}/infer"] = _inference(f"{address}/infer", metadata)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RATE_WINDOW = 10  # seconds over which iris_rps averages
 CGROUP = Path("/sys/fs/cgroup")  # inside a container, its own control group
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Histogram(Collector):
@@ -144,6 +145,11 @@ class Metrics:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self._memory.set(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
         return generate_latest(self.registry)
+
+
+def method_label(method: str) -> str:
+    """Return the label for a request's method: unknown methods share one, so that clients cannot create series."""
+    return method if method in KNOWN_METHODS else "OTHER"
 
 
 def memory_limit(cgroup: Path) -> int | None:

@@ -11,14 +11,13 @@ from starlette.types import Receive, Scope, Send
 
 from service.asgi import Disconnected, RequestError, read_json_body, send_error, send_json
 from service.batcher import Batcher
-from service.metrics import Metrics
+from service.metrics import Metrics, method_label
 from service.model import Model
 from service.reader import DatabaseUnavailable, Reader
 from service.schema import MAX_BODY_BYTES, Answer, Answers, Row, Schema
 
 log = logging.getLogger(__name__)
 
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """The errors of msgspec's decoder for malformed JSON. Catch ValidationError, a DecodeError, before them."""
 
@@ -109,7 +108,7 @@ class Predictions:
     async def _send_error(self, scope: Scope, send: Send, error: RequestError, started: float) -> None:
         request_id = str(uuid.uuid4())
         await send_error(send, error, self._error_field, (b"x-request-id", request_id.encode()))
-        method = scope["method"] if scope["method"] in KNOWN_METHODS else "OTHER"
+        method = method_label(scope["method"])
         self._metrics.count_request(method, self._path, error.status, time.perf_counter() - started)
         log.log(
             logging.ERROR if error.status == 500 else logging.INFO,

@@ -1,4 +1,4 @@
-"""The request and response types of /predict and /predict/batch, which decode, encode and describe themselves."""
+"""The request and response types of /predict and /predict/batch, for decoding, encoding and /docs."""
 
 from typing import Annotated, Any
 
@@ -18,9 +18,7 @@ class Answer(msgspec.Struct, frozen=True):
     prediction: Annotated[int, msgspec.Meta(ge=0, description="index of the class")]
     class_name: Annotated[str, msgspec.Meta(description="name of the class")] = msgspec.field(name="class")
     probability: Annotated[float, msgspec.Meta(ge=0, le=1, description="probability of that class")]
-    latency_ms: Annotated[
-        float, msgspec.Meta(ge=0, description="time from the request's arrival to its prediction")
-    ]
+    latency_ms: Annotated[float, msgspec.Meta(ge=0, description="from the request's arrival to its prediction")]
     model: str
     version: str
     request_id: Annotated[str, msgspec.Meta(description="UUID; the prediction's key in the log")]
@@ -68,22 +66,28 @@ class Schema:
 
     def openapi(self) -> dict[str, Any]:
         """Return the JSON schemas of these types, for #/components/schemas."""
-        _, components = msgspec.json.schema_components(
-            [self.one, self.batch, Answer, Answers], ref_template="#/components/schemas/{name}"
-        )
-        return components
+        return components(self.one, self.batch, Answer, Answers)
 
     def explain(self, error: msgspec.ValidationError, request: type[msgspec.Struct]) -> str:
         """Return which field is wrong and why, without quoting the client."""
         message, _, path = str(error).partition(" - at `$.")
         if "unknown field" in message:
-            return (
-                "unknown field in the body; the only field is features"  # the field's name would quote the client
-            )
+            return "unknown field in the body; the only field is features"  # its name would quote the client
         if not path:
             return message.replace("`", "")
         path = path.removesuffix("`")
         _, *indices = path.replace("]", "").split("[")
         depth = 1 if request is self.one else 2  # of a single value: features[2], features[5][2]
         name = f" ({self.names[int(indices[-1])]})" if len(indices) == depth else ""
-        return f"{path}{name}: {message[:1].lower()}{message[1:]}".replace("`", "")
+        return f"{path}{name}: {plain(message)}"
+
+
+def components(*types: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the JSON schemas of these types, for #/components/schemas."""
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    return schemas
+
+
+def plain(message: str) -> str:
+    """Return msgspec's message in the style of ours: without backquotes, starting in lower case."""
+    return f"{message[:1].lower()}{message[1:]}".replace("`", "")

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from service.asgi import JSON, RequestError
 from service.model_metadata import ModelMetadata
 from service.predictions import NOT_JSON, not_json
-from service.schema import MAX_ROWS, Answer, Row, Schema
+from service.schema import MAX_ROWS, Answer, Row, Schema, components, plain
 
 PLATFORM = "onnx_onnxv1"  # the protocol's name for a model that ONNX Runtime runs
 INPUT = "features"
@@ -134,10 +134,7 @@ class InferenceCodec:
             "RequestInput",
             [
                 ("name", Literal["features"]),
-                (
-                    "datatype",
-                    Literal["FP64", "FP32"],
-                ),  # the model computes in FP32; the log stores the values as sent
+                ("datatype", Literal["FP64", "FP32"]),  # computed in FP32, logged as sent
                 ("shape", tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_ROWS)], width]),
                 ("data", list[float | list[float]]),
             ],
@@ -176,16 +173,13 @@ class InferenceCodec:
 
     def openapi(self) -> dict[str, Any]:
         """Return the JSON schemas of request and response, for #/components/schemas."""
-        _, components = msgspec.json.schema_components(
-            [self._request, InferenceResponse], ref_template="#/components/schemas/{name}"
-        )
-        return components
+        return components(self._request, InferenceResponse)
 
     def _explain(self, error: msgspec.ValidationError) -> str:
         """Return which part of the request is wrong and why, without quoting the client."""
         message, at, path = str(error).rpartition(" - at `$.")  # the last one: the message may quote the client
         if not at:
-            return _plain(path)
+            return plain(path)
         path = re.sub(r"(shape)\[.\]|`", r"\1", path)
         if expected := self._expected.get(re.sub(r"\d+", "", path)):
             return f"{path}: expected {expected}"
@@ -193,7 +187,7 @@ class InferenceCodec:
             return (
                 f"{path}: data is missing; tensors must be JSON, the binary tensor data extension is not supported"
             )
-        return f"{path}: {_plain(message)}"
+        return f"{path}: {plain(message)}"
 
     def _rows(self, tensor: Any) -> Sequence[Row]:
         count, _ = tensor.shape
@@ -215,16 +209,12 @@ class InferenceCodec:
     def _explain_row(self, error: msgspec.ValidationError) -> str:
         message, _, path = str(error).partition(" - at ")
         place = ""
-        indices = re.findall(r"\d+", path)  # none, that of the row, or those of row and column
+        indices = re.findall(r"\d+", path)  # none, the row's, or the row's and the column's
         if indices:
             place = f", row {indices[0]}"
         if len(indices) > 1:
             place += f" ({self._schema.names[int(indices[1])]})"
-        return f"{place}: {_plain(message)}"
-
-
-def _plain(message: str) -> str:
-    return f"{message[:1].lower()}{message[1:]}".replace("`", "")
+        return f"{place}: {plain(message)}"
 
 
 def addresses(metadata: ModelMetadata) -> tuple[str, str]:
@@ -250,9 +240,7 @@ def not_found(metadata: ModelMetadata) -> str:
 def endpoints(metadata: ModelMetadata, not_ready_reason: Callable[[], str | None]) -> APIRouter:
     """Return all endpoints of the protocol except for inference. `not_ready_reason` is that of Service."""
     router = APIRouter()
-    unavailable: dict[int | str, dict[str, Any]] = {
-        503: {"model": ProtocolError, "description": "Not ready; error is the reason."}
-    }
+    unavailable: dict[int | str, dict[str, Any]] = {503: {"model": ProtocolError, "description": "Not ready now."}}
 
     def check_ready() -> None:
         if reason := not_ready_reason():

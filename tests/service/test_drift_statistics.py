@@ -17,9 +17,8 @@ METADATA = ModelMetadata(
     "iris", "1", "", "", "", [Feature(name, 0, 12) for name in NAMES], ["a", "b", "c"], [], 1e-5
 )
 MIX = (0.32, 0.34, 0.34)
-MEANS = np.array(
-    [[5.0, 3.4, 1.5, 0.2], [5.9, 2.8, 4.3, 1.3], [6.6, 3.0, 5.6, 2.0]]
-)  # by class, as in the iris data set
+# By class, as in the iris data set.
+MEANS = np.array([[5.0, 3.4, 1.5, 0.2], [5.9, 2.8, 4.3, 1.3], [6.6, 3.0, 5.6, 2.0]])
 SPREAD = np.array([0.5, 0.3, 0.4, 0.2])
 
 

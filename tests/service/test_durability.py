@@ -519,7 +519,7 @@ def test_a_full_disk_loses_nothing_while_postgresql_is_available(
             load.wait_for(1000)
             disk.fill()
             wait_until(lambda: load.statuses[503] > 10, "503 responses")
-            load.wait_for(1000)  # PostgreSQL frees some space again and again
+            load.wait_for(1000)  # shipping frees some space again and again
             assert status(service, "/healthz") == 200
             disk.free()
         later = assert_recovers(service)
