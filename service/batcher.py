@@ -88,10 +88,7 @@ class Batcher:
     def _gather(self, iterations: int) -> None:
         if iterations:
             self._loop.call_soon(self._gather, iterations - 1)
-        else:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
+            return
         self._busy_since = time.perf_counter()
         self._groups.put(self._waiting)
         self._waiting = []

@@ -58,26 +58,20 @@ class Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families for the client library."""
-        labels = ["about", "version"]
-        statistic = GaugeMetricFamily(
-            "iris_drift_statistic", "Distance of recent traffic from the training data, 0 to 1.", labels=labels
+
+        def gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(name, documentation, labels=labels)
+
+        statistic = gauge(
+            "iris_drift_statistic", "Distance of recent traffic from the reference, 0 to 1.", "about", "version"
         )
-        critical_value = GaugeMetricFamily(
-            "iris_drift_limit",
-            "Critical value of iris_drift_statistic: larger values are unlikely to be chance.",
-            labels=labels,
+        critical_value = gauge(
+            "iris_drift_limit", "Value of iris_drift_statistic that is unlikely to be chance.", "about", "version"
         )
-        confidence = GaugeMetricFamily(
-            "iris_confidence",
-            "Quantiles of the probability of recent predictions.",
-            labels=["quantile", "version"],
-        )
-        size = GaugeMetricFamily(
-            "iris_drift_sample_size", "Number of predictions that were compared.", labels=["version"]
-        )
-        success = GaugeMetricFamily(
-            "iris_drift_last_success_timestamp_seconds",
-            "Time of the last successful comparison (seconds since the epoch).",
+        confidence = gauge("iris_confidence", "Quantiles of recent probabilities.", "quantile", "version")
+        size = gauge("iris_drift_sample_size", "Number of predictions that were compared.", "version")
+        success = gauge(
+            "iris_drift_last_success_timestamp_seconds", "Unix time of the last successful comparison."
         )
         if measured := self._measured:
             size.add_metric([self._version], measured.rows)
