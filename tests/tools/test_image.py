@@ -1,6 +1,6 @@
-"""The serving image, built and run for real: by docker where an engine answers, else with buildah and chroot.
+"""The serving image is built and run for real: by docker if its engine answers, otherwise with buildah and chroot.
 
-It runs the way a cluster would run it: as process 1, on a read-only root, with a volume for the journal.
+It runs as in a cluster: as process 1, with a read-only root file system and a volume for the journal.
 """
 
 import json
@@ -34,8 +34,8 @@ JOURNAL = "/var/lib/iris/journal"
 SOCKET = ".s.PGSQL.5432"
 USER = "10001:10001"
 
-# A container's mounts by hand. The service becomes process 1 of a process namespace of its own, with its variables
-# and no others. $root is writable until here, so that the places to mount on could be made.
+# A container's mounts, made by hand. The service becomes process 1 of its own pid namespace, with only its own
+# variables. $root is read-only only from here on, so that the mount points could be created before.
 CHROOT = """
 root=$1 journal=$2 socket=$3; shift 3
 mount --bind "$root" "$root"
@@ -50,28 +50,28 @@ exec env -i "$@"
 
 
 class Container(Protocol):
-    """A started container, whichever program runs it."""
+    """A running container of docker or of buildah and chroot."""
 
     since: float
-    """When it was started, on the monotonic clock (seconds)."""
+    """The time of its start on the monotonic clock, in seconds."""
     ready_after: float
-    """The time from there until it was ready (seconds)."""
+    """The seconds from its start until it was ready."""
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command beside the service, with its user and its variables."""
+        """Run a command in the container, with the service's user and variables."""
 
     def log(self) -> str:
-        """Return what the service wrote so far."""
+        """Return the service's output so far."""
 
     def ended(self) -> int | None:
-        """Return the service's exit code, None while it runs."""
+        """Return the service's exit code, None while it is running."""
 
     def terminate(self) -> None:
         """Send SIGTERM to the service."""
 
 
 class Chrooted:
-    """A container made of `buildah mount`, namespaces and chroot; it needs root."""
+    """A container from `buildah mount`, namespaces and chroot; this needs root."""
 
     def __init__(self, engine: Engine, image: str, variables: dict[str, str], socket: Path, folder: Path) -> None:
         config = configuration(engine, image)
@@ -79,8 +79,8 @@ class Chrooted:
         self.variables = [*config["Env"], *(f"{name}={value}" for name, value in variables.items())]
         self.output = folder / "container.log"
         self.engine = engine
-        self.name = _said(engine, "from", image)
-        root = _said(engine, "mount", self.name)
+        self.name = _output(engine, "from", image)
+        root = _output(engine, "mount", self.name)
         Path(root, "run/postgresql").mkdir(parents=True)
         Path(root, "run/postgresql", SOCKET).touch()
         journal = folder / "journal"
@@ -135,7 +135,7 @@ class Docked:
         options += [f"--env={name}={value}" for name, value in variables.items()]
         self.ready_after = 0.0
         self.since = time.monotonic()
-        _said(engine, "run", "--detach", *options, image)
+        _output(engine, "run", "--detach", *options, image)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return self.engine.run("exec", self.name, *command)
@@ -144,33 +144,33 @@ class Docked:
         return self.engine.run("logs", self.name).stderr
 
     def ended(self) -> int | None:
-        status, code = _said(
+        status, code = _output(
             self.engine, "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", self.name
         ).split()
         return int(code) if status == "exited" else None
 
     def terminate(self) -> None:
-        _said(self.engine, "kill", "--signal=TERM", self.name)
+        _output(self.engine, "kill", "--signal=TERM", self.name)
 
     def remove(self) -> None:
         self.engine.run("rm", "--force", self.name)
         self.engine.run("volume", "rm", self.name)
 
 
-def _said(engine: Engine, *arguments: str) -> str:
+def _output(engine: Engine, *arguments: str) -> str:
     done = engine.run(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def inspected(engine: Engine, image: str) -> Any:
-    """Return everything that the engine knows of the image."""
-    found = json.loads(_said(engine, "inspect", "--type", "image", image))
+    """Return the engine's description of the image."""
+    found = json.loads(_output(engine, "inspect", "--type", "image", image))
     return found[0] if engine.name == "docker" else found["Docker"]
 
 
 def configuration(engine: Engine, image: str) -> Any:
-    """Return what the image says of how it runs."""
+    """Return the image's runtime configuration."""
     found = inspected(engine, image)
     return found["Config" if engine.name == "docker" else "config"]
 
@@ -185,7 +185,7 @@ def layers(engine: Engine, image: str) -> list[str]:
 def files(engine: Engine, image: str) -> dict[str, int]:
     """Return the path of every file in the image, without the leading slash, and its size."""
     if engine.name == "docker":
-        name = _said(engine, "create", image, "none")
+        name = _output(engine, "create", image, "none")
         command = [*engine.command, "export", name]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as export:
             assert export.stdout
@@ -193,8 +193,8 @@ def files(engine: Engine, image: str) -> dict[str, int]:
                 found = {member.name: member.size for member in archive if not member.isdir()}
         engine.run("rm", name)
         return found
-    name = _said(engine, "from", image)
-    root = Path(_said(engine, "mount", name))
+    name = _output(engine, "from", image)
+    root = Path(_output(engine, "mount", name))
     found = {
         str(file.relative_to(root)): file.lstat().st_size
         for file in root.rglob("*")
@@ -222,7 +222,7 @@ def training_image(engine: Engine) -> str:
 
 
 @pytest.fixture(scope="module")
-def facts(model: Path) -> Any:
+def metadata(model: Path) -> Any:
     return json.loads((model / "model.json").read_bytes())
 
 
@@ -262,13 +262,13 @@ def started(
 
 
 def report(capsys: pytest.CaptureFixture[str], what: str) -> None:
-    """Show a measured figure, whether the test passes or not."""
+    """Print a measured value, even if the test passes."""
     with capsys.disabled():
         print(f" [{what}]", end=" ", flush=True)  # noqa: T201
 
 
 def wait_ready(container: Container, variables: dict[str, str]) -> None:
-    """Wait until the service is ready; an AssertionError shows what it wrote."""
+    """Wait until the service is ready; an AssertionError shows its output."""
     deadline = time.monotonic() + START_SECONDS
     while container.ended() is None and time.monotonic() < deadline:
         try:
@@ -285,32 +285,32 @@ def url(variables: dict[str, str]) -> str:
 
 
 def rows(database: str) -> list[tuple[Any, ...]]:
-    """Return request id and model version of each row in the prediction log."""
+    """Return the request id and model version of each row in the prediction log."""
     try:
         return query(database, "SELECT request_id, model_version FROM predictions")
     except psycopg2.errors.UndefinedTable:
-        return []  # the service makes it
+        return []  # the service creates the table
 
 
 @pytest.mark.usefixtures("container")
-def test_what_it_answers_arrives_in_postgresql(variables: dict[str, str], database: str, facts: Any) -> None:
+def test_predictions_arrive_in_postgresql(variables: dict[str, str], database: str, metadata: Any) -> None:
     answer = httpx.post(f"{url(variables)}/predict", json={"features": SETOSA})
     assert answer.status_code == 200, answer.text
     assert answer.json()["class"] == "setosa"
     wait_until(lambda: rows(database), "the row")
-    assert rows(database) == [(answer.json()["request_id"], facts["version"])]
+    assert rows(database) == [(answer.json()["request_id"], metadata["version"])]
 
 
-def test_it_says_which_model_it_holds(
-    container: Container, variables: dict[str, str], facts: Any, capsys: pytest.CaptureFixture[str]
+def test_info_names_the_model_in_the_image(
+    container: Container, variables: dict[str, str], metadata: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report(capsys, f"ready after {container.ready_after:.2f} s")
     info = httpx.get(f"{url(variables)}/info").json()
     names = ("version", "sha256", "run_id")
-    assert {name: info[name] for name in names} == {name: facts[name] for name in names}
+    assert {name: info[name] for name in names} == {name: metadata[name] for name in names}
 
 
-def test_it_runs_as_a_numeric_user_that_may_do_nothing_special(container: Container) -> None:
+def test_it_runs_as_a_numeric_user_without_capabilities(container: Container) -> None:
     status = dict(re.findall(r"^(\w+):\t(.*)$", container.run("cat", "/proc/1/status").stdout, re.MULTILINE))
     assert status["Uid"].split() == ["10001"] * 4
     assert status["Gid"].split() == ["10001"] * 4
@@ -318,20 +318,20 @@ def test_it_runs_as_a_numeric_user_that_may_do_nothing_special(container: Contai
     assert status["NoNewPrivs"] == "1"
 
 
-def test_it_needs_to_write_nowhere_but_in_the_journals_folder(container: Container) -> None:
+def test_only_the_journals_folder_is_writable(container: Container) -> None:
     for folder in ("/", "/app", "/app/service", "/app/model", "/opt/venv", "/tmp", "/var/lib/iris"):  # noqa: S108
         attempt = container.run("sh", "-c", f": > {folder}/file")
         assert "Read-only file system" in attempt.stderr, folder
     assert container.run("sh", "-c", f": > {JOURNAL}/file").returncode == 0
 
 
-def test_it_writes_only_lines_of_its_own_log(container: Container, variables: dict[str, str]) -> None:
+def test_its_output_is_structured_log_lines_only(container: Container, variables: dict[str, str]) -> None:
     httpx.post(f"{url(variables)}/predict", json={"features": SETOSA})
     messages = [json.loads(line)["message"] for line in container.log().splitlines()]
     assert "ready" in messages
 
 
-def test_told_to_end_it_ships_its_journal_and_ends_without_an_error(
+def test_on_sigterm_it_ships_its_journal_and_exits_with_0(
     container: Container, variables: dict[str, str], database: str
 ) -> None:
     with httpx.Client(base_url=url(variables)) as client:
@@ -342,14 +342,16 @@ def test_told_to_end_it_ships_its_journal_and_ends_without_an_error(
     assert {request_id for request_id, _ in rows(database)} == asked
 
 
-def test_its_health_check_tells_ready_from_not(engine: Engine, image: str, container: Container) -> None:
+def test_its_health_check_fails_unless_the_service_is_ready(
+    engine: Engine, image: str, container: Container
+) -> None:
     check = configuration(engine, image)["Healthcheck"]
     assert check["Test"][0] == "CMD"
     assert container.run(*check["Test"][1:]).returncode == 0
     assert container.run("env", f"IRIS_PORT={free_port()}", *check["Test"][1:]).returncode == 1
 
 
-def test_without_a_database_it_says_what_is_missing_and_ends(
+def test_without_a_database_it_names_the_missing_variable_and_exits(
     engine: Engine, image: str, variables: dict[str, str], postgres: Postgres, tmp_path: Path
 ) -> None:
     with started(engine, image, {"IRIS_PORT": variables["IRIS_PORT"]}, postgres, tmp_path) as container:
@@ -358,7 +360,7 @@ def test_without_a_database_it_says_what_is_missing_and_ends(
         assert "DATABASE_URL is not set" in container.log()
 
 
-def test_it_holds_the_service_and_its_model_and_nothing_else_of_the_repository(
+def test_it_contains_only_the_service_and_the_model(
     engine: Engine, image: str, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = files(engine, image)
@@ -378,7 +380,7 @@ def test_it_holds_the_service_and_its_model_and_nothing_else_of_the_repository(
     report(capsys, f"{sum(found.values()) / 1e6:.0f} MB unpacked")
 
 
-def test_what_it_starts_with_is_compiled_already(container: Container) -> None:
+def test_the_modules_that_it_imports_are_precompiled(container: Container) -> None:
     listing = (
         "import service.__main__, sys; print(*(m.__cached__ for m in sys.modules.values() if has(m)), sep='\\n')"
     )
@@ -400,7 +402,7 @@ def test_its_configuration(engine: Engine, image: str) -> None:
     variables = dict(item.split("=", 1) for item in config["Env"])
     assert variables["PATH"].startswith("/opt/venv/bin:")
     assert {name: value for name, value in variables.items() if name.startswith(("IRIS_", "ORT_"))} == {
-        "IRIS_HOST": "0.0.0.0",  # noqa: S104  in a container of its own, all interfaces are its one
+        "IRIS_HOST": "0.0.0.0",  # noqa: S104  a container has only its own interface
         "IRIS_PORT": "8000",
         "IRIS_MODEL_DIR": "/app/model",
         "IRIS_JOURNAL_DIR": JOURNAL,
@@ -409,25 +411,25 @@ def test_its_configuration(engine: Engine, image: str) -> None:
     assert not [name for name in variables if re.search(r"DATABASE|PASS|TOKEN|SECRET|PIP|PROXY|CERT", name, re.I)]
 
 
-def test_its_labels(engine: Engine, image: str, facts: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_labels(engine: Engine, image: str, metadata: Any, capsys: pytest.CaptureFixture[str]) -> None:
     labels = configuration(engine, image)["Labels"]
     assert labels["org.opencontainers.image.title"] == "iris-classifier"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     base = find_base(engine)
     assert labels["org.opencontainers.image.base.name"] == base
     assert (base == BASE) == ("stands in" not in capsys.readouterr().err)
-    assert labels["iris.model.version"] == facts["version"]
-    assert labels["iris.model.sha256"] == facts["sha256"]
+    assert labels["iris.model.version"] == metadata["version"]
+    assert labels["iris.model.sha256"] == metadata["sha256"]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert labels["org.opencontainers.image.revision"].removesuffix("-dirty") == head.stdout.strip()
     assert re.fullmatch(r"\d+\.\d+\.\d+", labels["org.opencontainers.image.version"])
     assert not re.search(r"@.*@|//[^/]*@", labels["org.opencontainers.image.source"])
 
 
-def test_built_anew_it_has_the_same_layers_and_nothing_of_the_secrets(
+def test_a_rebuild_has_the_same_layers_and_contains_no_secrets(
     engine: Engine, image: str, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # An index that nothing listens to: pip asks it, in vain, and goes on.
+    # No server listens at this index; pip tries it and continues.
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"http://someone:planted-secret@127.0.0.1:{free_port()}/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     again = build(model, "iris-classifier:test-again", engine=engine, fresh=True)
@@ -438,7 +440,7 @@ def test_built_anew_it_has_the_same_layers_and_nothing_of_the_secrets(
     engine.run("rmi", again)
 
 
-def test_only_what_images_are_made_of_reaches_the_builder(engine: Engine, tmp_path: Path) -> None:
+def test_the_build_context_contains_only_what_images_need(engine: Engine, tmp_path: Path) -> None:
     sources = {"service/app.py", "service/requirements.txt", "pipeline/train.py", "pipeline/requirements.txt"}
     admitted = sources | {"model/model.json", "model/model.onnx"}
     others = {
@@ -459,16 +461,16 @@ def test_only_what_images_are_made_of_reaches_the_builder(engine: Engine, tmp_pa
     image = engine.build(tmp_path, "iris-context:test")
     found = files(engine, image)
     engine.run("rmi", image)
-    # Others are what docker itself puts into a container that it creates.
+    # Docker itself adds the other files to a container that it creates.
     assert {file for file in found if not re.match(r"(\.dockerenv|dev/|etc/)", file)} == admitted
 
 
-def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match="python -m pipeline"):
         build(tmp_path)
 
 
-def test_what_is_not_installed_is_named_with_the_command_that_brings_it(
+def test_a_missing_program_is_reported_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -477,7 +479,7 @@ def test_what_is_not_installed_is_named_with_the_command_that_brings_it(
         find_engine()
 
 
-def test_the_repositorys_address_is_labelled_without_credentials(
+def test_the_label_with_the_repositorys_address_contains_no_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
@@ -487,16 +489,16 @@ def test_the_repositorys_address_is_labelled_without_credentials(
     assert module.origin()["SOURCE"] == "https://forge.example/iris.git"
 
 
-def test_what_docker_compose_builds_is_the_same_but_for_the_model(engine: Engine, image: str) -> None:
-    bare = for_compose(engine, "iris-api:test", "--target=service")
+def test_the_image_of_docker_compose_is_the_same_without_the_model(engine: Engine, image: str) -> None:
+    without_model = for_compose(engine, "iris-api:test", "--target=service")
     with_model = {file: size for file, size in files(engine, image).items() if not file.startswith("app/model/")}
-    assert files(engine, bare) == with_model
-    said, bare_said = configuration(engine, image), configuration(engine, bare)
+    assert files(engine, without_model) == with_model
+    config, config_without_model = configuration(engine, image), configuration(engine, without_model)
     for name in ("User", "Cmd", "Env", "Healthcheck", "WorkingDir"):
-        assert bare_said[name] == said[name]
+        assert config_without_model[name] == config[name]
 
 
-def test_the_image_of_training_holds_the_pipeline_and_its_packages_and_nothing_else_of_the_repository(
+def test_the_training_image_contains_only_the_pipeline_and_its_packages(
     engine: Engine, training_image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = files(engine, training_image)
@@ -511,6 +513,6 @@ def test_the_image_of_training_holds_the_pipeline_and_its_packages_and_nothing_e
 
 
 def for_compose(engine: Engine, tag: str, *options: str) -> str:
-    """Build an image from the checkout itself, as docker-compose.yml does."""
+    """Build an image with the checkout as its context, as docker-compose.yml does."""
     with pip_secrets(os.environ) as secrets:
         return engine.build(ROOT, tag, f"--build-arg=BASE={find_base(engine)}", *options, *secrets)

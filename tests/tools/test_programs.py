@@ -1,4 +1,4 @@
-"""Programs and images are kept under what they were made from."""
+"""Programs and images have a key that depends on everything they are built from."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_every_module_is_locked() -> None:
     assert {folder.name for folder in programs.MODULES.iterdir()} == {*programs.BUILDS, "traefik"}
 
 
-def test_the_key_of_a_program_follows_its_modules_its_flags_and_go(
+def test_the_key_of_a_program_depends_on_its_modules_its_flags_and_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [programs.key("pause")]
@@ -37,7 +37,7 @@ def test_the_key_of_a_program_follows_its_modules_its_flags_and_go(
     assert len(set(keys)) == 4
 
 
-def test_an_image_is_asked_for_under_the_name_that_containerd_asks_for() -> None:
+def test_an_image_has_the_path_that_containerd_requests_from_the_registry() -> None:
     assert images.in_registry("quay.io/argoproj/argocd:v3.6.1") == "argoproj/argocd:v3.6.1"
     assert images.in_registry("localhost:5000/iris:1") == "iris:1"
     assert images.in_registry("argoproj/rollouts:v1") == "argoproj/rollouts:v1"
@@ -50,7 +50,7 @@ def test_images_have_different_names_and_keys() -> None:
     assert len({image.key() for image in all_images}) == len(all_images)
 
 
-def test_two_commands_do_not_change_the_cluster_at_once(
+def test_two_commands_cannot_change_the_cluster_at_the_same_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cluster", "down"])
@@ -61,7 +61,7 @@ def test_two_commands_do_not_change_the_cluster_at_once(
 
 
 @pytest.mark.parametrize("arguments", [["exec", "--", "true"], ["status"], ["kubeconfig"]])
-def test_without_a_cluster_a_command_says_how_to_get_one(
+def test_without_a_cluster_a_command_says_how_to_start_one(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cluster", *arguments])

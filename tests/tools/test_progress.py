@@ -1,4 +1,4 @@
-"""What a person sees of a step: its name, its time, and on failure the reason and where to look."""
+"""A step shows its name and its time, and on failure the reason and the log."""
 
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def test_a_step_that_fails_prints_the_reason_and_the_log(capsys: pytest.CaptureF
     )
 
 
-def test_an_interrupted_step_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_step_says_how_to_continue(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), step("images"):
         raise KeyboardInterrupt
     assert "run the same command again to continue" in capsys.readouterr().err
 
 
-def test_a_long_step_says_where_nobody_watches_what_it_does_now_and_then(
+def test_without_a_terminal_a_long_step_prints_its_progress_from_time_to_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with step("programs") as say:
@@ -47,7 +47,7 @@ def test_waiting_ends_when_nothing_is_missing() -> None:
     assert said == ["one", "two"]
 
 
-def test_waiting_in_vain_says_for_what() -> None:
+def test_waiting_for_too_long_reports_what_is_missing() -> None:
     def fails() -> None:
         raise ToolError("nobody answers")
 
@@ -55,7 +55,7 @@ def test_waiting_in_vain_says_for_what() -> None:
         wait_for(fails, 0, print)
 
 
-def test_waiting_ends_at_once_when_the_cluster_is_gone() -> None:
+def test_waiting_ends_at_once_when_no_cluster_is_running() -> None:
     def gone() -> None:
         raise NotRunningError
 

@@ -1,4 +1,4 @@
-"""The command line of what runs on this machine: an error is a line that says what to do."""
+"""`python -m tools` reports an error as one line that says what to do."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ def _run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("arguments", [(), ("ruin",)])
-def test_a_command_line_that_is_wrong_is_told_what_there_is(arguments: tuple[str, ...]) -> None:
+def test_a_wrong_command_line_prints_the_usage(arguments: tuple[str, ...]) -> None:
     done = _run(*arguments)
     assert done.returncode == 2
     assert "Usage: " in done.stdout + done.stderr
@@ -24,7 +24,7 @@ def test_a_command_line_that_is_wrong_is_told_what_there_is(arguments: tuple[str
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "99999", "-1", ""])
-def test_a_port_that_is_none_is_named_with_what_to_do(port: str) -> None:
+def test_an_invalid_port_is_an_error_that_says_what_to_do(port: str) -> None:
     done = _run("run", IRIS_PORT=port)
     assert done.returncode == 1
     assert done.stderr == f"tools: IRIS_PORT is {port!r}, which is not a port; IRIS_PORT=8001 sets another port\n"

@@ -1,4 +1,4 @@
-"""A cluster that was killed half-way and brought up again: used, and brought up once more."""
+"""A cluster that was killed during its start and brought up again is used, and brought up once more."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SYSTEM = "system:serviceaccount"
 PLATFORM = {"argo-rollouts", "argocd", "database", "kube-system", "monitoring", "traefik"}
 
 
-def test_up_says_each_step_with_its_time_and_what_to_do_next(cluster: str) -> None:
+def test_up_prints_each_step_with_its_time_and_the_next_command(cluster: str) -> None:
     for step in (
         "prerequisites",
         "programs",
@@ -51,12 +51,12 @@ def test_every_pod_of_the_platform_is_ready(cluster: str) -> None:  # noqa: ARG0
         assert ready["Ready"] == "True", pod["metadata"]["name"]
 
 
-def test_the_router_answers_on_this_host_for_a_deployment(placeholder: None) -> None:  # noqa: ARG001
+def test_the_router_forwards_requests_from_the_host_to_a_deployment(placeholder: None) -> None:  # noqa: ARG001
     wait_until(lambda: _ask("one.example").text == "one", "the router to know the route")
     assert _ask("unknown.example").status_code == 404
 
 
-def test_a_canary_of_ten_percent_gets_ten_percent_of_the_requests(placeholder: None) -> None:  # noqa: ARG001
+def test_a_canary_with_a_weight_of_ten_percent_gets_ten_percent_of_the_requests(placeholder: None) -> None:  # noqa: ARG001
     kubectl("argo", "rollouts", "status", "two", "--namespace=iris-dev", "--timeout=1m")
     new = [{"op": "replace", "path": "/spec/template/spec/containers/0/env/0/value", "value": "canary"}]
     kubectl("patch", "rollout", "two", "--namespace=iris-dev", "--type=json", f"--patch={json.dumps(new)}")
@@ -84,7 +84,7 @@ def test_the_autoscaler_reads_metrics(placeholder: None) -> None:  # noqa: ARG00
     wait_until(reads, "the autoscaler to read metrics", 3 * MINUTES)
 
 
-def test_a_pod_that_uses_too_much_memory_is_killed_and_started_again(placeholder: None) -> None:  # noqa: ARG001
+def test_a_pod_that_uses_too_much_memory_is_killed_and_restarted(placeholder: None) -> None:  # noqa: ARG001
     def killed() -> bool:
         pod = json.loads(kubectl("get", "pod", "hungry", "--namespace=iris-dev", "--output=json"))
         container = pod["status"]["containerStatuses"][0]
@@ -126,7 +126,7 @@ def test_a_privileged_pod_is_refused(cluster: str, namespace: str) -> None:  # n
         ("kube-system:metrics-server", "get", "secrets", "kube-system", False),
     ],
 )
-def test_each_part_may_do_what_it_needs_and_no_more(
+def test_each_component_has_only_the_permissions_that_it_needs(
     cluster: str,  # noqa: ARG001
     who: str,
     verb: str,
@@ -139,25 +139,25 @@ def test_each_part_may_do_what_it_needs_and_no_more(
     assert done.stdout.strip() == ("yes" if may else "no")
 
 
-def test_argo_cd_makes_a_commit_so_and_keeps_it_so(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+def test_argo_cd_syncs_a_commit_and_undoes_manual_changes(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     clone, who = tmp_path / "clone", ("-c", "user.name=test", "-c", "user.email=test@example")
     _git(tmp_path, "clone", "--quiet", str(git_server.repository()), str(clone))
     file = clone / "manifests/iris/pdb.yaml"
     file.write_text(file.read_text().replace("maxUnavailable: 1", "maxUnavailable: 2"))
     _git(clone, *who, "commit", "--quiet", "--all", "--message=two at once")
     _git(clone, "push", "--quiet")
-    wait_until(lambda: _may_be_away() == {2}, "the commit to be synced", MINUTES)
+    wait_until(lambda: _max_unavailable() == {2}, "the commit to be synced", MINUTES)
     budget = ("poddisruptionbudget", "iris", "--namespace=iris-prod")
     kubectl("patch", *budget, "--type=merge", '--patch={"spec": {"maxUnavailable": 3}}')
-    wait_until(lambda: _may_be_away() == {2}, "what a person has changed to be as in git", MINUTES)
+    wait_until(lambda: _max_unavailable() == {2}, "the manual change to be undone", MINUTES)
     assert "Synced" in _exec("argocd", "app", "get", "iris-prod").stdout
-    # Another `up` brings the checkout's files, and keeps what was committed in the cluster's repository.
+    # Another `up` merges the checkout and keeps the commits in the cluster's repository.
     up()
-    assert _may_be_away() == {2}
+    assert _max_unavailable() == {2}
     _git(clone, *who, "revert", "--no-edit", "HEAD")
     _git(clone, "pull", "--quiet", "--rebase")
     _git(clone, "push", "--quiet")
-    wait_until(lambda: _may_be_away() == {1}, "the revert to be synced", MINUTES)
+    wait_until(lambda: _max_unavailable() == {1}, "the revert to be synced", MINUTES)
 
 
 @pytest.mark.parametrize(
@@ -178,27 +178,27 @@ def test_argo_cd_makes_a_commit_so_and_keeps_it_so(cluster: str, tmp_path: Path)
         ),
     ],
 )
-def test_the_forge_takes_one_message_from_those_who_know_the_token_and_a_forged_one_changes_nothing(
+def test_the_webhook_accepts_one_event_with_the_token_and_a_forged_event_changes_nothing(
     cluster: str,  # noqa: ARG001
     token: str | None,
     path: str,
     message: object,
     status: int,
 ) -> None:
-    head, told = _git(git_server.repository(), "rev-parse", "main"), node.log("git-server").stat().st_size
-    shown = secrets.git_server_token() if token is None else token
+    head, logged = _git(git_server.repository(), "rev-parse", "main"), node.log("git-server").stat().st_size
+    token_sent = secrets.git_server_token() if token is None else token
     options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
     url = f"http://{node.IP}:{git_server.PORT}{path}"
-    authorization = ("--header", f"Authorization: Bearer {shown}")
+    authorization = ("--header", f"Authorization: Bearer {token_sent}")
     done = _run("curl", *options, *authorization, url, stdin=json.dumps(message))
     assert done.stdout == str(status)
-    if status == HTTPStatus.NO_CONTENT:  # it is judged after the answer
+    if status == HTTPStatus.NO_CONTENT:  # the event is handled after the answer
         said = "nothing was changed"
-        wait_until(lambda: said in node.log("git-server").read_text()[told:], "the forge to judge it", MINUTES)
+        wait_until(lambda: said in node.log("git-server").read_text()[logged:], "the event to be handled", MINUTES)
     assert _git(git_server.repository(), "rev-parse", "main") == head
 
 
-def test_git_can_be_read_from_the_forge_and_not_written(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+def test_the_git_server_is_read_only(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     address = f"git://{node.IP}/{git_server.REPOSITORY}"
     assert _run("git", "clone", "--quiet", address, str(tmp_path / "clone")).returncode == 0
     done = _run("git", "-C", str(tmp_path / "clone"), "push", "--quiet", address, "HEAD:refs/heads/other")
@@ -206,11 +206,11 @@ def test_git_can_be_read_from_the_forge_and_not_written(cluster: str, tmp_path: 
     assert "not enabled" in done.stderr
 
 
-def test_kube_proxy_reads_its_rules_as_it_has_written_them(cluster: str) -> None:  # noqa: ARG001
-    """Otherwise it removes them all when it does: at its next start, or an hour after this one."""
-    rules = ("nft", "list", "map", "ip", "kube-proxy", "service-ips")
-    shown = node.run("kubectl", "exec", "--namespace=kube-system", "daemonset/kube-proxy", "--", *rules)
-    assert re.search(r"10\.96\.0\.1 \. tcp \. 443 : goto", shown), shown
+def test_kube_proxy_reads_back_the_rules_that_it_wrote(cluster: str) -> None:  # noqa: ARG001
+    """Otherwise kube-proxy would delete all rules at its next start, or an hour after this one."""
+    command = ("nft", "list", "map", "ip", "kube-proxy", "service-ips")
+    rules = node.run("kubectl", "exec", "--namespace=kube-system", "daemonset/kube-proxy", "--", *command)
+    assert re.search(r"10\.96\.0\.1 \. tcp \. 443 : goto", rules), rules
 
 
 def test_the_prometheus_of_the_release_gates_is_reachable_on_this_host(cluster: str) -> None:  # noqa: ARG001
@@ -222,17 +222,17 @@ def test_the_prometheus_of_the_release_gates_is_reachable_on_this_host(cluster: 
             return False
         return bool(answer["data"]["result"]) and answer["data"]["result"][0]["value"][1] == "5"
 
-    wait_until(scraped, "Prometheus to have scraped the platform and what watches", 2 * MINUTES)
+    wait_until(scraped, "Prometheus to have scraped the platform and the monitoring", 2 * MINUTES)
     targets = httpx.get("http://localhost:9090/api/v1/targets").json()["data"]["activeTargets"]
     assert {target["health"] for target in targets} == {"up"}
     rules = httpx.get("http://localhost:9090/api/v1/rules").json()["data"]["groups"]
     assert {rule["health"] for group in rules for rule in group["rules"]} == {"ok"}
-    told = httpx.get("http://localhost:9090/api/v1/alertmanagers").json()["data"]
-    assert (len(told["activeAlertmanagers"]), told["droppedAlertmanagers"]) == (1, [])
+    alertmanagers = httpx.get("http://localhost:9090/api/v1/alertmanagers").json()["data"]
+    assert (len(alertmanagers["activeAlertmanagers"]), alertmanagers["droppedAlertmanagers"]) == (1, [])
 
 
-def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
-    # As Argo CD does it, which has applied some of them already.
+def test_every_object_passes_the_api_servers_strict_validation(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+    # The same as Argo CD, which has already applied some of them.
     how = ("--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict")
     rendered = render(tmp_path)
     for name, objects in rendered.items():
@@ -246,7 +246,7 @@ def test_the_api_server_takes_every_object_of_the_overlays_strictly(cluster: str
     assert "readynessProbe" in done.stderr
 
 
-def test_a_database_whose_pod_is_deleted_comes_back_with_what_it_held(cluster: str) -> None:  # noqa: ARG001
+def test_a_database_keeps_its_data_when_its_pod_is_deleted(cluster: str) -> None:  # noqa: ARG001
     where = ("--namespace=iris-dev", "postgres-0")
     psql = ("kubectl", "exec", *where, "--", "psql", "--username=iris", "--no-align", "--tuples-only", "--command")
     node.run(*psql, "CREATE TABLE held AS SELECT 7 AS number")
@@ -255,12 +255,12 @@ def test_a_database_whose_pod_is_deleted_comes_back_with_what_it_held(cluster: s
     def missing() -> None:
         kubectl("wait", "pod", *where, "--for=condition=Ready", "--timeout=30s")
 
-    wait_for(missing, 60, print)  # it is another of the same name, which is not there at once
+    wait_for(missing, 60, print)  # the new pod has the same name and does not exist at once
     assert node.run(*psql, "SELECT number FROM held").strip() == "7"
     node.run(*psql, "DROP TABLE held")
 
 
-def test_a_kubeconfig_for_this_host_works(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+def test_the_kubeconfig_works_on_the_host(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     config = tmp_path / "kubeconfig"
     config.write_text(run_cluster("kubeconfig").stdout)
     path = (node.state() / "path").read_text()
@@ -274,7 +274,7 @@ def test_a_kubeconfig_for_this_host_works(cluster: str, tmp_path: Path) -> None:
     assert done.stdout.strip() == "node/iris", done.stderr
 
 
-def test_exec_passes_on_folder_output_and_exit_code(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+def test_exec_preserves_the_working_directory_the_output_and_the_exit_code(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     command = [*CLUSTER, "exec", "--", "sh", "-c", "pwd; exit 3"]
     done = subprocess.run(
         command,
@@ -287,7 +287,7 @@ def test_exec_passes_on_folder_output_and_exit_code(cluster: str, tmp_path: Path
     assert (done.stdout.strip(), done.returncode) == (str(tmp_path), 3)
 
 
-def test_logs_and_status_show_what_runs(cluster: str) -> None:  # noqa: ARG001
+def test_logs_and_status_show_the_running_components(cluster: str) -> None:  # noqa: ARG001
     names = run_cluster("logs").stdout.split()
     assert {"containerd", "haproxy", "kubeadm", "kubelet", "node", "registry"} <= set(names)
     assert "initialized successfully" in run_cluster("logs", "kubeadm").stdout
@@ -297,7 +297,7 @@ def test_logs_and_status_show_what_runs(cluster: str) -> None:  # noqa: ARG001
     assert "argocd-application-controller" in run_cluster("status").stdout
 
 
-def test_up_twice_changes_nothing(placeholder: None) -> None:  # noqa: ARG001
+def test_a_second_up_changes_nothing(placeholder: None) -> None:  # noqa: ARG001
     first, pid = _platform_pods(), node.init_pid()
     done = up()
     assert node.init_pid() == pid
@@ -305,7 +305,7 @@ def test_up_twice_changes_nothing(placeholder: None) -> None:  # noqa: ARG001
     assert _platform_pods() == first
 
 
-def test_another_cluster_beside_it_is_refused_with_the_port_that_is_taken(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
+def test_a_second_cluster_is_refused_because_its_ports_are_in_use(cluster: str, tmp_path: Path) -> None:  # noqa: ARG001
     done = run_cluster("doctor", XDG_CACHE_HOME=str(tmp_path))
     assert done.returncode == 1
     assert "port 8080" in done.stderr
@@ -328,7 +328,7 @@ def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
 
 
 def _platform_pods() -> dict[str, int]:
-    """Return the restarts of each pod of the platform; those of the placeholder come and go."""
+    """Return the number of restarts of each pod of the platform, without those of the placeholder."""
     return {
         pod["metadata"]["uid"]: sum(container["restartCount"] for container in pod["status"]["containerStatuses"])
         for pod in get("pods", "--all-namespaces")
@@ -345,8 +345,8 @@ def _weights() -> dict[str, int]:
     return {service["name"]: service["weight"] for service in splits["split"]["weighted"]["services"]}
 
 
-def _may_be_away() -> set[int]:
-    """Return how many pods may be away, as each environment says."""
+def _max_unavailable() -> set[int]:
+    """Return maxUnavailable of the environments' PodDisruptionBudgets."""
     return {
         budget["spec"]["maxUnavailable"]
         for environment in ("iris-dev", "iris-prod")

@@ -1,4 +1,4 @@
-"""The documents' commands for a cluster, in the one that runs; the rest of the documents is tested without."""
+"""The documents' commands for a cluster are run; tests/test_documents.py runs all other commands."""
 
 import subprocess
 import sys
@@ -17,14 +17,14 @@ BLOCKS = documents.blocks("cluster")
 
 @pytest.fixture(scope="module")
 def clone(placeholder: None, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: ARG001 - it is scaled
-    """A clone of the cluster's repository, as a person has it."""
+    """An operator's clone of the cluster's repository."""
     folder = tmp_path_factory.mktemp("documents") / "clone"
     subprocess.run(["git", "clone", "--quiet", str(git_server.repository()), str(folder)], check=True)
     return folder
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.place for block in BLOCKS])
-def test_commands_for_a_cluster_do_what_the_document_says(block: Block, clone: Path) -> None:
+def test_commands_for_a_cluster_print_what_the_document_shows(block: Block, clone: Path) -> None:
     environ = dict(node.environment())
     environ |= {"PATH": f"{Path(sys.executable).parent}:{environ['PATH']}", "NS": "iris-dev", "ROLLOUT": "two"}
     documents.check(block, clone, environ, prefix=node.nsenter(["env", f"--chdir={clone}"]))

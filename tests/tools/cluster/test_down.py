@@ -1,4 +1,4 @@
-"""A cluster ends with nothing left, also when it was killed half-way; after the files that use it, by its name."""
+"""`down` leaves nothing, even of a cluster that was killed during its start. By its name, this file runs last."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def test_down_leaves_nothing(before: snapshot.Snapshot, cluster: str, tmp_path: 
 
 
 @pytest.mark.parametrize("victim", ["first process", "unshare"])
-def test_down_leaves_nothing_of_a_cluster_that_was_killed_half_way(
+def test_down_leaves_nothing_of_a_cluster_that_was_killed_during_its_start(
     before: snapshot.Snapshot, tmp_path: Path, victim: str
 ) -> None:
     kill_up_when((node.state() / "root/etc/kubernetes/manifests/etcd.yaml").exists)
@@ -35,15 +35,15 @@ def test_down_leaves_nothing_of_a_cluster_that_was_killed_half_way(
     _assert_nothing_left(before, tmp_path)
 
 
-def _assert_nothing_left(before: snapshot.Snapshot, apart: Path) -> None:
+def _assert_nothing_left(before: snapshot.Snapshot, excluded: Path) -> None:
     found: dict[str, set[str]] = {}
 
-    def nothing() -> bool:
+    def is_clean() -> bool:
         found.clear()
-        found.update(snapshot.difference(before, snapshot.take(apart.parent.parent)))
+        found.update(snapshot.difference(before, snapshot.take(excluded.parent.parent)))
         return not found
 
     try:
-        wait_until(nothing, "", 1 * MINUTES)  # others on this machine start and end processes, too
+        wait_until(is_clean, "nothing to be left", MINUTES)  # other programs start and end processes, too
     except AssertionError:
-        pytest.fail(f"left, or gone: {found}")
+        pytest.fail(f"left behind, or removed: {found}")

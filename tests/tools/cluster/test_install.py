@@ -1,7 +1,7 @@
-"""docs/OPERATIONS.md is followed on an empty Kubernetes: platform, secrets, applications, signer, first release.
+"""Follow docs/OPERATIONS.md on an empty Kubernetes: platform, secrets, applications, signer, first release.
 
-What the document expects of a cluster elsewhere is brought here: volumes, prod's database, git, and a registry,
-which has no TLS. Unlike `make up`, it applies manifests/argocd itself, with a fork's address.
+The fixtures provide what the document expects of a cluster elsewhere: volumes, prod's database, git, a registry.
+The registry has no TLS. Unlike `make up`, the test applies manifests/argocd itself, with the address of a fork.
 """
 
 import shutil
@@ -23,27 +23,29 @@ from tools.engine import buildah
 
 pytestmark = pytest.mark.install
 
-DATABASE = "database"  # prod's, in a namespace of that name
+DATABASE = "database"  # the namespace of prod's database
 REPOSITORY = f"{node.REGISTRY}/{images.in_registry(IMAGE)}"
 
 
 @pytest.fixture(scope="module")
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkout whose origin a cluster with nothing in it can read; step 1 of the document is done."""
+    """A checkout with an origin that an empty cluster can read; this is step 1 of the document."""
     if node.init_pid() is not None:
-        pytest.exit("a cluster runs here, and this needs an empty one; `make down`, if you can do without it", 1)
+        pytest.exit("a cluster is running, and this test needs an empty one; `make down` ends it", 1)
     fork = clone.make(tmp_path_factory.mktemp("install"))
     try:
-        _do("from tools.cluster import node, up", "with node.exclusive(): up.kubernetes()")
+        _run_python("from tools.cluster import node, up", "with node.exclusive(): up.kubernetes()")
         git_server.folder().mkdir()
         clone.git(fork, "init", "--quiet", "--bare", "--initial-branch=main", str(git_server.repository()))
         clone.git(fork, "remote", "set-url", "origin", str(git_server.repository()))
-        _change(
+        _commit_change(
             fork,
             "manifests/argocd/kustomization.yaml",
             {"https://github.com/iris-gitops/iris-gitops.git": f"git://{node.IP}/{git_server.REPOSITORY}"},
         )
-        _do("from tools.cluster import git_server, secrets", "git_server.start(secrets.git_server_token(), print)")
+        _run_python(
+            "from tools.cluster import git_server, secrets", "git_server.start(secrets.git_server_token(), print)"
+        )
         yield fork
     finally:
         subprocess.run([*CLUSTER, "down"], cwd=ROOT, check=True)
@@ -54,7 +56,7 @@ def environ(
     fork: Path,  # noqa: ARG001 - its cluster
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Mapping[str, str]:
-    """What a person has: programs, a name, and what the document calls by the names of variables."""
+    """An operator's environment: programs, an identity, and the variables that the document uses."""
     private = tmp_path_factory.mktemp("private")
     for name in ("slack-url", "pagerduty-routing-key", "smtp-password"):
         (private / name).write_text("https://hooks.invalid/none")
@@ -64,7 +66,7 @@ def environ(
         **clone.PERSON,
         "PATH": f"{Path(sys.executable).parent}:{inside['PATH']}",
         "PRIVATE": str(private),
-        "COSIGN_PASSWORD": "of this test",  # instead of being asked for it
+        "COSIGN_PASSWORD": "of this test",  # otherwise cosign prompts for it
         "PROD_DATABASE_URL": _database(),
         "TOKEN": secrets.git_server_token(),
     }
@@ -86,7 +88,7 @@ def test_the_document_leads_from_an_empty_cluster_to_a_release_in_prod(
     follow(applications)
     follow(synced)
     follow(key)
-    _ask_for_the_key(fork)
+    _verify_with_the_key(fork)
     digest = _push_signed(model, fork, environ)
     follow(release, digest=digest)
     before = _restarts()
@@ -98,13 +100,13 @@ def test_the_document_leads_from_an_empty_cluster_to_a_release_in_prod(
 
 
 def _restarts() -> dict[str, int]:
-    """Return how often the container of each pod that serves in prod was started anew, by the pod's name."""
+    """Return the number of container restarts of each serving pod in prod, by the pod's name."""
     pods = get("pods", "--namespace=iris-prod", "--selector=app.kubernetes.io/component=serving")
     return {pod["metadata"]["name"]: pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods}
 
 
 def _with_upstream(fork: Path) -> Path:
-    """Return a copy of the fork that takes upstream's files from the module cache; the fork stays as it is."""
+    """Return a copy of the fork that takes upstream's files from the module cache; the fork is not changed."""
     copy = fork.parent / "with-upstream"
     shutil.copytree(fork, copy)
     kustomize.take_upstream_from_modules(copy)
@@ -112,7 +114,7 @@ def _with_upstream(fork: Path) -> Path:
 
 
 def _database() -> str:
-    """Start prod's PostgreSQL, with the volumes of dev's and of Prometheus; return its address."""
+    """Start prod's PostgreSQL, create the volumes of dev's and of Prometheus, and return prod's address."""
     kubectl("apply", f"--filename={ROOT}/overlays/local/platform/volumes.yaml")
     kubectl("apply", f"--kustomize={ROOT}/overlays/local/database")
     password = secrets.git_server_token()
@@ -120,8 +122,8 @@ def _database() -> str:
     return f"postgresql://iris:{password}@postgres.{DATABASE}/iris"
 
 
-def _ask_for_the_key(fork: Path) -> None:
-    """Do what the document says of the signer, and what a registry without TLS asks for."""
+def _verify_with_the_key(fork: Path) -> None:
+    """Verify signatures with a key, as the document describes, and allow a registry without TLS."""
     file = "manifests/iris/signature.yaml"
     lines = (fork / file).read_text().splitlines()
     first, second = (line for line in lines if "- --certificate-" in line)
@@ -133,11 +135,11 @@ def _ask_for_the_key(fork: Path) -> None:
         second: f"{indent}- --insecure-ignore-tlog",
         env: f'{env}\n{indent}- {signer}\n{indent}- {{name: COSIGN_REPOSITORY, value: "{REPOSITORY}"}}',
     }
-    _change(fork, file, new)
+    _commit_change(fork, file, new)
 
 
 def _push_signed(model: Path, fork: Path, environ: Mapping[str, str]) -> str:
-    """Build the image of the model, push it and sign it with the person's key; return its digest."""
+    """Build the image of the model, push it and sign it with the operator's key; return its digest."""
     shutil.copytree(model, fork / "model")
     tag, reference = "localhost/install", images.in_registry(f"{IMAGE}:install")
     image.build(model, tag, engine=buildah(), quiet=True)
@@ -151,17 +153,17 @@ def _push_signed(model: Path, fork: Path, environ: Mapping[str, str]) -> str:
     return digest
 
 
-def _change(fork: Path, file: str, new: Mapping[str, str]) -> None:
+def _commit_change(fork: Path, file: str, new: Mapping[str, str]) -> None:
     """Change a file of the fork, commit and push it."""
     text = (fork / file).read_text()
     for old in new:
-        assert text.count(old) == 1, f"{file} does not say {old!r}"
+        assert text.count(old) == 1, f"{file} does not contain {old!r} once"
         text = text.replace(old, new[old])
     (fork / file).write_text(text)
     clone.git(fork, "commit", "--quiet", f"--message=fork: {file}", file)
     clone.git(fork, "push", "--quiet", "origin", "main")
 
 
-def _do(*statements: str) -> None:
-    """Do in a process of its own what leaves processes behind."""
+def _run_python(*statements: str) -> None:
+    """Run statements that leave processes behind in a process of their own."""
     subprocess.run([sys.executable, "-c", "\n".join(statements)], cwd=ROOT, check=True)
