@@ -1,1 +1,1 @@
-"""The benchmark: the service against a bare uvicorn, in one run."""
+"""Benchmark the service against bare uvicorn."""

@@ -1,4 +1,4 @@
-"""`python -m tools.bench`: what `make bench` does."""
+"""`python -m tools.bench`: the command behind `make bench`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The yardstick of `make bench`: uvicorn, set up like the service, answering a POST with fixed bytes."""
+"""The baseline of `make bench`: uvicorn with the service's settings, which answers a POST with fixed bytes."""
 
 import sys
 from typing import Any
@@ -13,7 +13,7 @@ HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(B
 
 
 async def app(_: dict[str, Any], receive: Any, send: Any) -> None:
-    """Read the request and answer it."""
+    """Read the request, and answer with BODY."""
     while (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": HEADERS})

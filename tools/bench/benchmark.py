@@ -1,4 +1,4 @@
-"""`make bench`: the service against bare uvicorn in one run, the servers on one core, the load on another."""
+"""`make bench`: compare the service with bare uvicorn, with all servers on one core and wrk on another."""
 
 import json
 import os
@@ -17,21 +17,23 @@ from statistics import median
 from typing import NamedTuple
 
 import psycopg2
+from prometheus_client.parser import text_string_to_metric_families
 
-from tools.child_process import child, serving, wait_ready
+from tools.child_process import child, output, serving, wait_ready
 from tools.errors import ToolError
 from tools.postgres import Postgres, temporary
 
-ROUNDS = 3  # each round measures everything once, so that a noisy moment does not hit one side alone
-SECONDS = 5  # of one measurement
+ROUNDS = 3  # every round measures everything once, so that a slow moment of the host affects both sides
+SECONDS = 5  # the duration of a measurement
 PORT = 8010
 URL = f"http://127.0.0.1:{PORT}"
-AWAY = "postgresql://nobody@127.0.0.1:1/nothing"  # a PostgreSQL that is away
+UNAVAILABLE = "postgresql://nobody@127.0.0.1:1/nothing"
+"""The address of a PostgreSQL that does not answer."""
 SCRIPT = Path(__file__).with_name("predict.lua")
 
 
 class Load(NamedTuple):
-    """What one run of wrk measured."""
+    """The result of one run of wrk; the rate is in requests per second."""
 
     rate: float
     p50_ms: float
@@ -39,7 +41,7 @@ class Load(NamedTuple):
 
 
 class Bench:
-    """Takes the measurements; everything it starts shares the core that this process is bound to."""
+    """Run the measurements; all child processes share the core that this process is bound to."""
 
     def __init__(self, state: Path, postgres: Postgres, wrk: Sequence[str]) -> None:
         self._state = state
@@ -53,15 +55,15 @@ class Bench:
         """Measure everything once."""
         with child([sys.executable, "-m", "tools.bench.baseline", str(PORT)], os.environ) as process:
             wait_ready(process, f"{URL}/")
-            self._load("bare", 32)
-            self._load("bare 128", 128)
+            self._load("baseline", 32)
+            self._load("baseline 128", 128)
         with self._service(self._postgres.url, Path("model")):
             self._load("shipping", 32)
             self._load("shipping 128", 128)
             half = self.loads["shipping"][-1].rate / 2
             self._load("half", 32, 32 / half * 1000 - 1)  # a request itself takes about 1 ms
-        with self._service(AWAY, Path("model")):
-            self._load("away", 32)
+        with self._service(UNAVAILABLE, Path("model")):
+            self._load("unavailable", 32)
         with self._service(self._postgres.url, forest):
             self._load("forest", 32)
 
@@ -83,38 +85,30 @@ class Bench:
             self._load("warm-up", 32)
             yield
             self.memory_mib.append(_resident_mib(process.pid))
-            if url != AWAY:
+            if url != UNAVAILABLE:
                 self._compare_rows(before)
 
     def _load(self, kind: str, connections: int, pause_ms: float = 0) -> None:
-        """Run wrk; rows that still wait are shipped before it begins, so that no run pays for another."""
-        if kind not in ("bare", "bare 128", "away"):
+        """Run wrk, after the rows of the last run are shipped, so that runs do not affect each other."""
+        if kind not in ("baseline", "baseline 128", "unavailable"):
             _wait_shipped()
         sizes = ["--threads=1", f"--connections={connections}", f"--duration={SECONDS}s", f"--script={SCRIPT}"]
-        path = "/" if kind.startswith("bare") else "/predict"
-        done = subprocess.run(
-            [*self._wrk, *sizes, f"{URL}{path}"],
-            env={**os.environ, "PAUSE_MS": str(round(pause_ms))},
-            capture_output=True,
-            text=True,
-            timeout=SECONDS + 30,
-            check=True,
-        )
-        result = json.loads(done.stdout.splitlines()[-1])
+        path = "/" if kind.startswith("baseline") else "/predict"
+        environ = {**os.environ, "PAUSE_MS": str(round(pause_ms))}
+        printed = output([*self._wrk, *sizes, f"{URL}{path}"], name="wrk", env=environ, seconds=SECONDS + 30)
+        result = json.loads(printed.splitlines()[-1])
         if result["failed"]:
-            raise ToolError(f"{result['failed']} requests of {result['requests']} failed while measuring {kind}")
+            raise ToolError(f"{result['failed']} of {result['requests']} requests failed while measuring {kind}")
         load = Load(result["requests"] / result["seconds"], result["p50_ms"], result["p99_ms"])
         print(f"{kind:14} {load.rate:8.0f}/s  p50 {load.p50_ms:6.2f} ms  p99 {load.p99_ms:6.2f} ms", flush=True)  # noqa: T201
         self.loads[kind].append(load)
 
     def _compare_rows(self, before: float) -> None:
         _wait_shipped()
-        answers, rows = (
-            _metric('iris_requests_total{endpoint="/predict",method="POST",status="200"}'),
-            self._rows(),
-        )
-        if rows - before != answers:
-            raise ToolError(f"{answers:.0f} predictions were answered, but {rows - before:.0f} are in the log")
+        answers = _metric("iris_requests_total", endpoint="/predict", method="POST", status="200")
+        rows = self._rows() - before
+        if rows != answers:
+            raise ToolError(f"{answers:.0f} predictions were answered, but {rows:.0f} are in the log")
 
     def _rows(self) -> int:
         connection = psycopg2.connect(self._postgres.url)
@@ -131,12 +125,16 @@ class Bench:
 
 
 def bench(state: Path) -> None:
-    """Measure and print the table. Raises ToolError: no wrk, one core, failed requests, rows unlike answers."""
+    """Measure and print the table.
+
+    Raises ToolError without wrk or a second core, and if requests fail or the log does not have as many rows as
+    predictions were answered.
+    """
     server, client = _cores()
     wrk = ["taskset", "--cpu-list", str(client), _wrk()]
     state.mkdir(parents=True, exist_ok=True)
     forest = _forest(state)
-    os.sched_setaffinity(0, {server})  # and so of everything that is started from here, PostgreSQL included
+    os.sched_setaffinity(0, {server})  # child processes inherit it, also PostgreSQL
     with temporary() as postgres:
         bench = Bench(state, postgres, wrk)
         for number in range(ROUNDS):
@@ -146,37 +144,37 @@ def bench(state: Path) -> None:
 
 
 def table(bench: Bench) -> str:
-    """Return the measurements as a Markdown table: medians over the rounds, ratios within each."""
+    """Return the measurements as a Markdown table, with medians of the rounds; ratios are taken within a round."""
 
     def rate(kind: str) -> float:
         return median(load.rate for load in bench.loads[kind])
 
-    def ratio(kind: str, against: str = "bare") -> str:
+    def ratio(kind: str, against: str = "baseline") -> str:
         pairs = zip(bench.loads[kind], bench.loads[against], strict=True)
-        return f"{median(mine.rate / yours.rate for mine, yours in pairs):.2f}"
+        return f"{median(load.rate / base.rate for load, base in pairs):.2f}"
 
     def times(kind: str) -> str:
         loads = bench.loads[kind]
         return f"{median(x.p50_ms for x in loads):.1f} / {median(x.p99_ms for x in loads):.1f} ms"
 
     rows = [
-        ("bare uvicorn answering a POST, 32 connections", f"{rate('bare'):,.0f}/s", "1"),
+        ("bare uvicorn answering a POST, 32 connections", f"{rate('baseline'):,.0f}/s", "1"),
         ("POST /predict, shipping to PostgreSQL, 32 connections", f"{rate('shipping'):,.0f}/s", ratio("shipping")),
         (
             "the same at 128 connections",
             f"{rate('shipping 128'):,.0f}/s",
-            f"{ratio('shipping 128')}; {ratio('shipping 128', 'bare 128')} of what that does at 128",
+            f"{ratio('shipping 128')}; {ratio('shipping 128', 'baseline 128')} of bare uvicorn at 128",
         ),
-        ("the same with PostgreSQL away", f"{rate('away'):,.0f}/s", ratio("away")),
+        ("the same with PostgreSQL unavailable", f"{rate('unavailable'):,.0f}/s", ratio("unavailable")),
         ("the same with a random forest of 100 trees", f"{rate('forest'):,.0f}/s", ratio("forest")),
-        ("p50 / p99 at full rate, 32 connections", times("shipping"), ""),
-        (f"p50 / p99 at half of it ({rate('half'):,.0f}/s)", times("half"), ""),
+        ("p50 / p99 at the full rate, 32 connections", times("shipping"), ""),
+        (f"p50 / p99 at half of that rate ({rate('half'):,.0f}/s)", times("half"), ""),
         ("start to ready", f"{median(bench.start_seconds):.2f} s", ""),
         ("resident memory after the load", f"{median(bench.memory_mib):.0f} MiB", ""),
     ]
     lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}, {_machine()}, `make bench`: medians of {ROUNDS} rounds of {SECONDS} s; "
-        "server and PostgreSQL share one core, wrk has another. Rows in the log equal answers.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, `make bench`: medians of {ROUNDS} rounds of {SECONDS} s. "
+        "Server and PostgreSQL share one core, wrk has another. The log has a row for every answer.",
         "",
         "| what | measured | against bare uvicorn |",
         "|---|---|---|",
@@ -209,10 +207,11 @@ def _forest(state: Path) -> Path:
     return folder
 
 
-def _metric(name: str) -> float:
-    with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as answer:  # noqa: S310 - this machine
-        found = re.search(rf"^{re.escape(name)} (\S+)$", answer.read().decode(), re.MULTILINE)
-    return float(found[1]) if found else 0.0
+def _metric(name: str, **labels: str) -> float:
+    with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as answer:  # noqa: S310 - this host
+        families = text_string_to_metric_families(answer.read().decode())
+    samples = (sample for family in families for sample in family.samples)
+    return next((one.value for one in samples if one.name == name and one.labels == labels), 0.0)
 
 
 def _wait_shipped() -> None:
@@ -226,7 +225,7 @@ def _resident_mib(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def _machine() -> str:
+def _processor() -> str:
     info = Path("/proc/cpuinfo").read_text()
     found = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
     return f"{found[1] if found else 'unknown processor'}, {os.cpu_count()} cores"

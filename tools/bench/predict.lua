@@ -1,11 +1,11 @@
--- wrk's script: POST one row. With PAUSE_MS each connection waits before a request, at random from nothing to twice
--- that: connections that waited alike would all come at once. Ends with one line of JSON for bench.py.
+-- wrk's script: POST one row. With PAUSE_MS each connection waits between 0 and twice that time before a request; with
+-- equal pauses all connections would send at once. The last line of output is JSON for benchmark.py.
 wrk.method = "POST"
 wrk.body = '{"features":[5.1,3.5,1.4,0.2]}'
 wrk.headers["Content-Type"] = "application/json"
 
 local pause = tonumber(os.getenv("PAUSE_MS") or "0")
-if pause > 0 then -- its mere presence makes wrk send every request from a timer
+if pause > 0 then -- the function alone makes wrk send requests from a timer
   function delay()
     return math.random(0, 2 * pause)
   end
