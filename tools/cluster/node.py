@@ -129,10 +129,8 @@ def exclusive() -> Iterator[None]:
     """
     temporary = cache.root() / "tmp"
     cache.root().mkdir(parents=True, exist_ok=True)
-    with (cache.root() / "cluster.lock").open(
-        "w"
-    ) as lock:  # the kernel releases it, even if this process is killed
-        try:
+    with (cache.root() / "cluster.lock").open("w") as lock:
+        try:  # the kernel releases the lock, even if this process is killed
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ToolError(
