@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from delivery.release import IMAGE
 from tools import cache, image
 from tools.checkout import ROOT
+from tools.child_process import output
 from tools.cluster import images, node, secrets
 from tools.drill.traffic import Question
 from tools.engine import buildah
@@ -52,9 +52,7 @@ def train(name: str) -> Path:
         (cache.root() / "drill").mkdir(exist_ok=True)
         command = [sys.executable, "-m", "pipeline", f"--algorithm={MODELS[name]}", f"--out={out}/model"]
         environ = {**os.environ, "MLFLOW_TRACKING_URI": registry}
-        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ToolError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+        output(command, name=" ".join(command[1:]), cwd=ROOT, env=environ)
 
     return cache.keep("models", name, cache.key(*sorted((ROOT / "pipeline").glob("*.py"))), make) / "model"
 
