@@ -1,1 +1,1 @@
-"""What acts on git: a release, its promotion, the way back, and what git tells of them."""
+"""Act on git: release, promote and revert, and explain what happened."""

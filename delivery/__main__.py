@@ -1,4 +1,4 @@
-"""`python -m delivery`: ship a release by commit, promote it, take it back, tell what ran when and why it left."""
+"""`python -m delivery`: release a model by commit, promote it, roll it back, and explain what happened."""
 
 import sys
 from pathlib import Path
@@ -8,33 +8,34 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from delivery import changes, command_line
+from delivery import changes, command_line, status
 from delivery.changes import Change
 from delivery.event import LARGEST, read
 from delivery.explanation import aborted, unapplied
-from delivery.history import history as told
+from delivery.history import history
 from delivery.kubernetes import ClusterUnavailable
 from delivery.release import ReleaseError, read_model
 from delivery.repository import Repository
-from delivery.status import lines
 from delivery.watch import watch_release
 
 app = typer.Typer(
-    help="Ship a model by commit, and take it back.", pretty_exceptions_enable=False, no_args_is_help=True
+    help="Release a model by commit, promote it, and roll it back.",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
 )
 Environment = Literal["dev", "prod"]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be committed, and change nothing")]
-Override = Annotated[bool, typer.Option("--override", help="also a release that was rejected before")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="print the commit, and change nothing")]
+Override = Annotated[bool, typer.Option("--override", help="release a digest that was rejected before")]
 
 
 @app.command()
 def release(
-    digest: Annotated[str, typer.Argument(help="sha256:... of the image that was pushed")],
-    model: Annotated[Path, typer.Option(help="the model folder that is in the image")] = Path("model"),
+    digest: Annotated[str, typer.Argument(help="sha256:... of the pushed image")],
+    model: Annotated[Path, typer.Option(help="the model folder in the image")] = Path("model"),
     override: Override = False,  # noqa: FBT002 - a flag
     dry_run: DryRun = False,  # noqa: FBT002
 ) -> None:
-    """Ship an image to dev."""
+    """Release an image to dev."""
     repository = Repository(Path())
     wanted = read_model(model, digest)
     _commit(repository, changes.release(repository, "dev", wanted, override=override), dry_run=dry_run)
@@ -42,86 +43,89 @@ def release(
 
 @app.command()
 def promote(
-    digest: Annotated[str, typer.Option(help="only if dev runs this one; another is refused")] = "",
+    digest: Annotated[str, typer.Option(help="refuse unless dev has this digest")] = "",
     override: Override = False,  # noqa: FBT002
     dry_run: DryRun = False,  # noqa: FBT002
 ) -> None:
-    """Ship to prod what runs in dev."""
+    """Release dev's release in prod."""
     repository = Repository(Path())
     _commit(repository, changes.promote(repository, digest, override=override), dry_run=dry_run)
 
 
 @app.command()
 def revert(
-    environment: Annotated[Environment | None, typer.Argument(help="without --event")] = None,
-    digest: Annotated[str, typer.Option(help="only if this one runs; another is left alone")] = "",
-    reason: Annotated[str, typer.Option(help="the commit's body; without, what the cluster says")] = "",
+    environment: Annotated[Environment | None, typer.Argument(help="required without --event")] = None,
+    digest: Annotated[str, typer.Option(help="do nothing unless this digest is the current release")] = "",
+    reason: Annotated[str, typer.Option(help="the commit's body; by default, the cluster's explanation")] = "",
     event: Annotated[
-        typer.FileBinaryRead | None, typer.Option(help="the message of an abort; - for stdin")
+        typer.FileBinaryRead | None, typer.Option(help="file with the message about an abort; - for stdin")
     ] = None,
     unconfirmed: Annotated[  # noqa: FBT002
-        bool, typer.Option("--unconfirmed", help="believe the message where the cluster cannot be asked")
+        bool, typer.Option("--unconfirmed", help="trust the message if the cluster is unavailable")
     ] = False,
     dry_run: DryRun = False,  # noqa: FBT002
 ) -> None:
-    """Bring back the release before the one that runs, and remember that one as rejected.
+    """Restore the previous release, and reject the current one.
 
-    Exit codes: 0 done or nothing to do, 1 refused, 3 the cluster does not say what the message says, 4 it cannot
-    be asked.
+    Exit codes: 0 done or nothing to do, 1 refused, 3 the cluster does not confirm the message, 4 the cluster is
+    unavailable.
     """
-    repository, stable, told_by_cluster = Repository(Path()), "", ""
+    repository = Repository(Path())
     if event and (environment or digest):
-        raise typer.BadParameter("a message names environment and digest itself: give it alone")
+        raise typer.BadParameter("--event names environment and digest: omit them")
     if event:
         environment, digest = read(event.read(LARGEST))
     if environment is None:
-        raise typer.BadParameter("which environment? `dev` or `prod`, or --event with a message")
-    runs = changes.current(repository, environment)
+        raise typer.BadParameter("give an environment, `dev` or `prod`, or --event")
+    current = changes.current(repository, environment)
+    stable = explanation = ""
     try:
         abort = aborted(repository, environment)
-        if abort and runs and abort.digest == runs.digest:
-            stable, told_by_cluster = abort.stable, abort.text
-        elif event and runs and runs.digest == digest:
-            typer.echo(f"nothing to do: the cluster does not say that it took {digest[:19]} back in {environment}")
+        if abort and current and abort.digest == current.digest:
+            stable, explanation = abort.stable, abort.text
+        elif event and current and current.digest == digest:
+            typer.echo(f"nothing to do: the cluster does not report an abort of {digest[:19]} in {environment}")
             raise typer.Exit(3)
         elif not event and (refused := unapplied(environment)):
-            told_by_cluster = refused.text
+            explanation = refused.text
     except ClusterUnavailable as error:
         if event and not unconfirmed:
             raise
-        told_by_cluster = f"Taken back. The cluster could not be asked why: {error}" if event else ""
-    reason = reason.strip() or told_by_cluster or "Taken back by hand."
+        if event:
+            explanation = f"Aborted. The reason is not known: the cluster is unavailable ({error})"
+    reason = reason.strip() or explanation or "Rolled back by hand, without a reason."
     _commit(repository, changes.revert(repository, environment, reason, digest, stable), dry_run=dry_run)
 
 
 @app.command()
 def why(environment: Environment) -> None:
-    """Explain why a release was taken back or not applied: what was measured, what users met, what to do next."""
+    """Explain why a release was rolled back or not applied: measurements, failed requests, next steps."""
     repository = Repository(Path())
-    runs = changes.current(repository, environment)
-    rejection = next((stay for stay in told(repository, environment) if stay.rejected), None)
+    current = changes.current(repository, environment)
+    rollback = next((period for period in history(repository, environment) if period.rolled_back), None)
     try:
         abort, refused = aborted(repository, environment), unapplied(environment)
     except ClusterUnavailable as error:
-        if not rejection:
+        if not rollback:
             raise
-        typer.echo(f"the cluster cannot be asked ({error}); this is the last that git tells of", err=True)
+        typer.echo(f"the cluster is unavailable ({error}); git's last rollback follows", err=True)
         abort = refused = None
-    if abort and runs and abort.digest == runs.digest:
-        again = f"python -m delivery revert {environment} --digest={abort.digest}"
-        typer.echo(f"{abort.text}\nnext: git is reverted by itself; if not: {again}")
+    if abort and current and abort.digest == current.digest:
+        command = f"python -m delivery revert {environment} --digest={abort.digest} && git push"
+        typer.echo(f"{abort.text}\nnext: nothing; git is reverted automatically. If it is not: {command}")
     elif refused:
-        typer.echo(f"{refused.text}\nnext: python -m delivery revert {environment}")
-    elif rejection:
-        typer.echo(f"{rejection.left}\nnext: python -m delivery status {environment}")
+        typer.echo(f"{refused.text}\nnext: python -m delivery revert {environment} && git push")
+    elif rollback:
+        typer.echo(f"{rollback.release.name} was rolled back at {rollback.until:%Y-%m-%d %H:%M} UTC:\n")
+        typer.echo(f"{rollback.explanation}\nnext: python -m delivery status {environment}")
     else:
-        typer.echo(f"nothing was ever taken back in {environment}\nnext: python -m delivery status {environment}")
+        typer.echo(f"no release of {environment} was rolled back\nnext: python -m delivery status {environment}")
 
 
-@app.command()
-def status(environment: Environment) -> None:
-    """Show what git asks for in an environment, what Argo CD has made of it, and where the rollout is."""
-    for line in lines(Repository(Path()), environment):
+@app.command("status")
+def show_status(environment: Environment) -> None:
+    """Show the state of an environment in git, in Argo CD and in the cluster."""
+    for line in status.lines(Repository(Path()), environment):
         typer.echo(line)
     typer.echo(f"next: kubectl argo rollouts get rollout iris --namespace=iris-{environment} --watch")
 
@@ -129,12 +133,12 @@ def status(environment: Environment) -> None:
 @app.command()
 def watch(
     environment: Environment,
-    digest: Annotated[str, typer.Option(help="the release; without, the one that git says runs")] = "",
-    minutes: Annotated[float, typer.Option(help="how long, at most")] = 40.0,
+    digest: Annotated[str, typer.Option(help="the release; by default, the current one in git")] = "",
+    minutes: Annotated[float, typer.Option(help="how long to wait")] = 40.0,
 ) -> None:
-    """Wait until a release has all users, or none.
+    """Wait until a release is promoted or rolled back.
 
-    Exit codes: 0 promoted, 1 taken back, not applied, or neither in that time, 4 the cluster cannot be asked.
+    Exit codes: 0 promoted, 1 rolled back, not applied, or undecided in that time, 4 the cluster is unavailable.
     """
     repository = Repository(Path())
     digest = digest or changes.running(repository, environment).digest
@@ -146,29 +150,29 @@ def watch(
     raise typer.Exit(0 if promoted else 1)
 
 
-@app.command()
-def history(environment: Environment) -> None:
-    """Tell which model ran in an environment from when to when, who brought it, and why it left."""
-    table = Table("model", "digest", "from", "until", "brought by", "why it left")
-    for stay in told(Repository(Path()), environment):
+@app.command("history")
+def show_history(environment: Environment) -> None:
+    """List the releases of an environment: when each was deployed, by whom, and how it ended."""
+    table = Table("model", "digest", "from (UTC)", "until (UTC)", "released by", "outcome")
+    for period in history(Repository(Path()), environment):
         table.add_row(
-            str(stay.release.facts["version"]),
-            stay.release.digest[:19],
-            f"{stay.since:%Y-%m-%d %H:%M}",
-            f"{stay.until:%Y-%m-%d %H:%M}" if stay.until else "now",
-            stay.brought_by.partition(" <")[0],
-            stay.in_short,
+            str(period.release.metadata["version"]),
+            period.release.digest[:19],
+            f"{period.since:%Y-%m-%d %H:%M}",
+            f"{period.until:%Y-%m-%d %H:%M}" if period.until else "now",
+            period.released_by.partition(" <")[0],
+            period.outcome,
         )
     console = Console()
     if not console.is_terminal:
-        console.width = 140  # there is no window that it would have to fit
+        console.width = 140  # there is no window to fit
     console.print(table)
     typer.echo(f"next: python -m delivery why {environment}")
 
 
 def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> None:
     if change is None:
-        typer.echo("nothing to do: git says so already, or has moved on")
+        typer.echo("nothing to do: git has this already, or has moved on to another release")
         return
     if dry_run:
         typer.echo(f"would commit in {change.folder}:\n\n{change.message}")
@@ -183,7 +187,7 @@ def main() -> int:
     try:
         return command_line.run(app, "delivery", ReleaseError)
     except ClusterUnavailable as error:
-        typer.echo(f"delivery: the cluster cannot be asked: {error}; is kubectl set up for it?", err=True)
+        typer.echo(f"delivery: the cluster is unavailable: {error}; is kubectl set up for it?", err=True)
         return 4
 
 

@@ -1,10 +1,14 @@
-"""Why a release was taken back, told to someone who knows neither Argo nor Prometheus."""
+"""Explain why a release was aborted or not applied, to a reader who knows neither Argo nor Prometheus.
+
+The first line of an explanation is a summary: `delivery history` shows it.
+"""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from delivery import kubernetes
 from delivery import rollout as rollouts
@@ -20,211 +24,265 @@ METRIC_LABELS = {
     "latency-p95": "P95 latency at the pods",
     "router-latency-p95": "P95 latency at the router",
 }
-"""How people call the metrics of the AnalysisTemplates."""
+"""What people call the metrics of the AnalysisTemplates."""
+LABEL_WIDTH = max(map(len, METRIC_LABELS.values()))
 FAILED_MARK = "failed"
-"""The status that precedes the label of a failed metric, with two spaces between them."""
+"""The mark of a failed metric; two spaces and the metric's label follow it."""
 NOT_READY = "not ready within"
-ABORTED_BY_PERSON = "a person aborted the rollout"
+ABORTED_BY_PERSON = "by a person"
 SIGNATURE_NOT_VERIFIED = "the signature of its image could not be verified"
 WHOLE_TRAFFIC = "the new version served all traffic from the switch to the abort"
+
 BAD = frozenset({"Failed", "Error"})
-SIGNATURE = ("Job", "signature")
-SCRAPE = 5.0  # seconds
-WIDEST = 160  # characters of a line that a program wrote
+SIGNATURE_JOB = ("Job", "signature")
+SCRAPE = 5.0  # seconds between two scrapes of the router
+WIDEST = 160  # characters of a quoted line
 
 
 class Abort(NamedTuple):
-    """A release that the cluster has taken back, the one that it went back to, and why."""
+    """An aborted release, the digest of the stable version, and the explanation."""
 
     digest: str
     stable: str
     text: str
 
 
+class Unapplied(NamedTuple):
+    """A commit that Argo CD could not apply, empty if Argo CD does not name one, and the explanation."""
+
+    commit: str
+    text: str
+
+
+class Metric(NamedTuple):
+    """A metric of an AnalysisRun: its last value, its limit, and the value of the stable version at that time.
+
+    Values are ratios or seconds, None if unknown. `details` are lines that programs wrote.
+    """
+
+    name: str
+    mark: str
+    value: float | None = None
+    limit: float | None = None
+    stable: float | None = None
+    details: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What people call the metric."""
+        return METRIC_LABELS.get(self.name, self.name)
+
+    @property
+    def summary(self) -> str:
+        """The label and the value against its limit, or the mark if there is no value."""
+        if self.value is None or self.limit is None:
+            return f"{self.label}: {self.mark}"
+        return f"{self.label} {_shown(self.name, self.value)}, limit {_shown(self.name, self.limit)}"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the metric as a row of a table, then its details as quotations."""
+        value = _cell("", self.name, self.value)
+        limit = _cell("limit ", self.name, self.limit)
+        stable = _cell("stable ", self.name, self.stable)
+        yield f"{self.mark:>9}  {self.label:<{LABEL_WIDTH}}  {value:<9}  {limit:<11}  {stable}".rstrip()
+        yield from map(quoted, self.details)
+
+
 def aborted(repository: Repository, environment: str) -> Abort | None:
-    """Return what was taken back in an environment and why, None when nothing is. Raises ClusterUnavailable."""
+    """Return the aborted release, None if the rollout is not aborted. Raises ClusterUnavailable."""
     rollout = kubernetes.rollout(environment)
     if rollout is None or not rollouts.is_aborted(rollout):
         return None
     digest = rollouts.digest(rollout)
     stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
     try:
-        text = "\n".join(_tell(repository, environment, rollout, digest))
-    except (LookupError, TypeError, ValueError) as error:  # git is reverted all the same
-        text = f"{digest[:19]} was taken back. What the cluster says of it is not understood: {error!r}."
+        text = "\n".join(_explain(repository, environment, rollout, digest))
+    except (LookupError, TypeError, ValueError) as error:  # the revert must not depend on the explanation
+        text = f"Aborted. The status of the rollout could not be interpreted: {error!r}"
     return Abort(digest, stable, text)
 
 
-class Unapplied(NamedTuple):
-    """A commit that Argo CD could not apply, and why; the commit is empty where it says none."""
-
-    commit: str
-    text: str
-
-
 def unapplied(environment: str) -> Unapplied | None:
-    """Return what Argo CD could not make of what git says, None when it could. Raises ClusterUnavailable."""
+    """Return the commit that Argo CD could not apply, None if there is none. Raises ClusterUnavailable."""
     status = (kubernetes.application(environment) or {}).get("status", {})
     operation = status.get("operationState", {})
     if operation.get("phase") not in BAD or status.get("sync", {}).get("status") == "Synced":
         return None
     result = operation.get("syncResult", {})
     commit: str = result.get("revision", "")
-    lines = [f"Argo CD could not apply {commit[:10] or 'what git says'}:"]
+    summary = f"Argo CD could not apply {f'commit {commit[:10]}' if commit else 'the newest commit'}"
     failed = BAD | {"SyncFailed"}
     refused = [
         item for item in result.get("resources", []) if failed & {item.get("hookPhase"), item.get("status")}
     ]
-    if any((item["kind"], item["name"]) == SIGNATURE for item in refused):
-        lines[0] += f" {SIGNATURE_NOT_VERIFIED}, so nothing of it was started."
-        lines += map(quoted, kubernetes.last_words(environment, "job-name=signature", lines=1))
+    if any((item["kind"], item["name"]) == SIGNATURE_JOB for item in refused):
+        summary += f": {SIGNATURE_NOT_VERIFIED}, and no pod was started"
+        details = kubernetes.last_log_lines(environment, "job-name=signature", lines=1)
+    elif refused:
+        details = [f"{item['kind']} {item['name']}: {item.get('message')}" for item in refused]
     else:
-        said = [f"{item['kind']} {item['name']}: {item.get('message')}" for item in refused]
-        lines += map(quoted, said or [operation.get("message", "no reason given")])
-    return Unapplied(commit, "\n".join(lines))
+        details = [operation.get("message", "no reason given")]
+    return Unapplied(commit, "\n".join([summary, *map(quoted, details)]))
 
 
-def _tell(repository: Repository, environment: str, rollout: KubernetesObject, digest: str) -> Iterator[str]:
-    status = rollout["status"]
-    version, stable, when = status["currentPodHash"], status["stableRS"], _time(status["abortedAt"])
-    brought = [(it, by) for by, it in releases(repository, environment) if it and it.digest == digest]
-    shipped, by = brought[0] if brought else (None, None)
-    runs = kubernetes.analysis_runs(environment, version)
-    if by and len(brought) > 1:  # what was measured when it was released before is of no interest
-        runs = [run for run in runs if _created(run) >= by.time]
-    failed = next((run for run in reversed(runs) if _phase(run) in BAD), None)
+def read_metrics(environment: str, run: KubernetesObject, version: str, stable: str) -> list[Metric]:
+    """Return the metrics of an AnalysisRun, failed ones first. `version` and `stable` are pod-template hashes."""
+    specs = {metric["name"]: metric for metric in run["spec"]["metrics"]}
+    results = run.get("status", {}).get("metricResults", [])
+    results = sorted(results, key=lambda result: result["phase"] not in BAD)
+    return [_metric(environment, result, specs[result["name"]], version, stable) for result in results]
 
-    name = shipped.name if shipped else digest[:19]
-    yield f"{name} was taken back from {environment} at {when:%Y-%m-%d %H:%M:%S} UTC."
-    yield ""
-    if by:
-        yield f"Shipped by {by.author} in {by.sha[:10]}, {by.time:%Y-%m-%d %H:%M:%S} UTC: {by.subject}"
-        yield ""
-    if failed:
-        yield from _measured(environment, failed, _who_had_it(rollout, failed), version, stable)
-    elif "timed out" in status.get("message", ""):
-        yield from _late(environment, rollout, runs)
+
+def _metric(
+    environment: str, result: KubernetesObject, spec: KubernetesObject, version: str, stable: str
+) -> Metric:
+    name, last = result["name"], (result.get("measurements") or [{}])[-1]
+    if result["phase"] in BAD:
+        mark = FAILED_MARK if result["phase"] == "Failed" else "error"
     else:
-        yield f"No gate has failed: {ABORTED_BY_PERSON} (`kubectl argo rollouts abort`)."
-    words = readable(kubernetes.last_words(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
-    if words and not (failed and _failed_metrics(failed) == {"golden"}):
-        yield "Its last words:"
-        yield from map(quoted, words)
-    yield ""
-    yield _users(environment, rollout, runs, when)
-    yield ""
-    (strategy,) = rollout["spec"]["strategy"].values()
-    keep = strategy.get("scaleDownDelaySeconds", 30)
-    yield f"What to do: its pods stay until git is reverted, and {keep} seconds longer, for a look:"
-    space = kubernetes.namespace(environment)
-    yield f"  kubectl logs --namespace={space} --selector=rollouts-pod-template-hash={version} --tail=100"
-    yield "When it is mended, release the new image. This one is refused from now on, unless with --override."
-
-
-def _who_had_it(rollout: KubernetesObject, run: KubernetesObject) -> str:
-    if rollouts.is_blue_green(rollout):
-        before = run["metadata"]["labels"].get("rollout-type") == "PrePromotion"
-        return "before any user was sent to it" if before else "with all users"
-    weight = rollouts.weight_at(rollout, _step(run))
-    return f"with {weight} % of the users" if weight else "before any user was sent to it"
-
-
-def _measured(environment: str, run: KubernetesObject, who: str, version: str, stable: str) -> Iterator[str]:
-    """Yield what a gate measured, the worst first."""
-    yield f"Measured {who}, against its limits:"
-    conditions = {metric["name"]: metric.get("failureCondition", "") for metric in run["spec"]["metrics"]}
-    results = sorted(run["status"].get("metricResults", []), key=lambda result: result["phase"] not in BAD)
-    if not results:
-        yield quoted(run["status"].get("message", "it ended before it measured anything"))
-    for result in results:
-        last = result["measurements"][-1] if result.get("measurements") else {}
-        sign = FAILED_MARK if result["phase"] in BAD else "ok" if last.get("phase") == "Successful" else "--"
-        if job := last.get("metadata", {}).get("job-name"):
-            yield f"  {sign}  {METRIC_LABELS['golden']}" + (":" if sign == FAILED_MARK else "")
-            if sign == FAILED_MARK:
-                yield from map(quoted, kubernetes.last_words(environment, f"job-name={job}", lines=10))
-            continue
-        name, limit = result["name"], re.search(r"> ([0-9.]+)$", conditions[result["name"]])
-        bound = f", the limit is {_shown(name, float(limit[1]))}" if limit else ""
-        query = result.get("metadata", {}).get("ResolvedPrometheusQuery", "")
-        asked = query.replace(version, stable).replace('"iris-canary"', '"iris-stable"')
-        # With blue-green the gate asks for what all users get: there is no version before that anybody uses.
-        compared = asked != query and last.get("finishedAt")
-        before = kubernetes.number(asked, _time(last["finishedAt"]).timestamp()) if compared else None
-        meanwhile = "" if before is None else f"; the version before: {_shown(name, before)}"
-        yield f"  {sign}  {METRIC_LABELS.get(name, name)}: {_value(name, last)}{bound}{meanwhile}"
-
-
-def _failed_metrics(run: KubernetesObject) -> set[str]:
-    return {result["name"] for result in run["status"].get("metricResults", []) if result["phase"] in BAD}
-
-
-def _value(name: str, measurement: KubernetesObject) -> str:
-    value = re.fullmatch(r"\[([0-9.e+-]+)\]", measurement.get("value", ""))
-    return (
-        _shown(name, float(value[1])) if value else f"no number ({measurement.get('message', 'no data')[:WIDEST]})"
+        mark = "ok" if last.get("phase") == "Successful" else "no data"
+    if job := last.get("metadata", {}).get("job-name"):
+        log = kubernetes.last_log_lines(environment, f"job-name={job}", lines=10) if result["phase"] in BAD else []
+        return Metric(name, mark, details=tuple(log))
+    value = _number(last.get("value", ""))
+    limit = re.search(r"> ([0-9.]+)$", spec.get("failureCondition", ""))
+    query = result.get("metadata", {}).get("ResolvedPrometheusQuery", "")
+    stable_query = query.replace(version, stable).replace('"iris-canary"', '"iris-stable"')
+    # A blue-green gate queries the whole traffic: there is no stable version beside the new one to compare with.
+    comparable = stable_query != query and last.get("finishedAt")
+    return Metric(
+        name,
+        mark,
+        value,
+        limit=float(limit[1]) if limit else None,
+        stable=kubernetes.number(stable_query, _time(last["finishedAt"]).timestamp()) if comparable else None,
+        details=(last["message"],) if value is None and last.get("message") else (),
     )
 
 
-def _shown(name: str, value: float) -> str:
-    return f"{value:.3g} s" if name.endswith("p95") else f"{100 * value:.3g} %"
+def _explain(repository: Repository, environment: str, rollout: KubernetesObject, digest: str) -> Iterator[str]:
+    status = rollout["status"]
+    version, when = status["currentPodHash"], _time(status["abortedAt"])
+    commits = [(commit, it) for commit, it in releases(repository, environment) if it and it.digest == digest]
+    runs = kubernetes.analysis_runs(environment, version)
+    if len(commits) > 1:  # the image was released before, and measured then
+        runs = [run for run in runs if _created(run) >= commits[0][0].time]
+    failed = next((run for run in reversed(runs) if _phase(run) in BAD), None)
+
+    summary, evidence = _cause(environment, rollout, runs, failed)
+    yield summary
+    yield ""
+    if commits:
+        commit, release = commits[0]
+        yield f"release   {release.name} in {environment}"
+        yield f"released  {commit.time:%Y-%m-%d %H:%M:%S} UTC by {commit.author}, commit {commit.sha[:10]}"
+    else:
+        yield f"release   {digest[:19]} in {environment}"
+    yield f"aborted   {when:%Y-%m-%d %H:%M:%S} UTC; the stable version serves all traffic"
+    yield ""
+    if evidence:
+        yield from evidence
+        yield ""
+    yield f"Requests: {_requests(environment, rollout, runs, when)}"
+    yield ""
+    log = readable(kubernetes.last_log_lines(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
+    golden_failed = failed is not None and [metric["name"] for metric in failed["spec"]["metrics"]] == ["golden"]
+    if log and not golden_failed:  # a wrong answer leaves no trace in the log
+        yield "Last log lines of the new version:"
+        yield from map(quoted, log)
+        yield ""
+    (strategy,) = rollout["spec"]["strategy"].values()
+    yield "Next:"
+    delay = strategy.get("scaleDownDelaySeconds", 30)
+    yield f"  Read the logs; the pods are kept until {delay} s after the revert:"
+    space = kubernetes.namespace(environment)
+    yield f"    kubectl logs --namespace={space} --selector=rollouts-pod-template-hash={version} --tail=100"
+    yield "  Release a fixed image. This digest is rejected; only --override releases it again."
 
 
-def _late(environment: str, rollout: KubernetesObject, runs: list[KubernetesObject]) -> Iterator[str]:
-    """Yield what was not there in time: ready pods or, as with blue-green it counts too, a gate's verdict."""
+def _cause(
+    environment: str, rollout: KubernetesObject, runs: list[KubernetesObject], failed: KubernetesObject | None
+) -> tuple[str, list[str]]:
+    """Return the cause of an abort in one line, and the lines that prove it."""
+    if failed:
+        status = rollout["status"]
+        metrics = read_metrics(environment, failed, status["currentPodHash"], status["stableRS"])
+        traffic = _traffic(rollout, failed)
+        cause = metrics[0].summary if metrics else "the gate ended before its first measurement"
+        lines = [line for metric in metrics for line in metric.lines()]
+        if not metrics:
+            lines = [quoted(failed["status"].get("message", "no reason given"))]
+        return f"Aborted {traffic}: {cause}", [f"Measured {traffic}:", *lines]
+    if "timed out" in rollout["status"].get("message", ""):
+        return _timeout(environment, rollout, runs)
+    return f"Aborted {ABORTED_BY_PERSON} (kubectl argo rollouts abort); no gate had failed", []
+
+
+def _traffic(rollout: KubernetesObject, run: KubernetesObject) -> str:
+    """Say how much traffic the new version served during an AnalysisRun."""
+    labels = run["metadata"]["labels"]
+    if rollouts.is_blue_green(rollout):
+        weight = 0 if labels.get("rollout-type") == "PrePromotion" else 100
+    else:
+        weight = rollouts.weight_at(rollout, int(labels.get("step-index", 0)))
+    return f"at {weight} % of traffic" if weight else "before any traffic"
+
+
+def _timeout(environment: str, rollout: KubernetesObject, runs: list[KubernetesObject]) -> tuple[str, list[str]]:
+    """Return the cause and its proof for a rollout that missed its progress deadline.
+
+    Its pods were not ready, or the gate had no verdict: the deadline of a blue-green Rollout includes the gate.
+    """
     seconds = rollout["spec"]["progressDeadlineSeconds"]
-    waiting = dict.fromkeys(_waiting(kubernetes.pods(environment, rollout["status"]["currentPodHash"])))
-    if waiting or not runs or _phase(runs[-1]) == "Successful":
-        yield f"It was {NOT_READY} its {seconds} seconds."
-        yield from waiting
-        return
-    yield f"Its pods were ready, but its gate had no verdict within the {seconds} seconds. What became of its pod:"
-    events = f"kubectl get events --namespace={kubernetes.namespace(environment)}"
-    yield f"  {events} --field-selector=involvedObject.kind=Pod"
+    pods = kubernetes.pods(environment, rollout["status"]["currentPodHash"])
+    problems = list(dict.fromkeys(_problems(pods)))
+    if problems or not runs or _phase(runs[-1]) == "Successful":
+        return f"Aborted: {NOT_READY} {seconds} s", ["Pods that are not ready:", *problems] if problems else []
+    command = f"kubectl get events --namespace={kubernetes.namespace(environment)}"
+    return f"Aborted: the pods were ready, but the gate had no verdict within {seconds} s", [
+        "Events of the gate's pod:",
+        f"  {command} --field-selector=involvedObject.kind=Pod",
+    ]
 
 
-def _waiting(pods: list[KubernetesObject]) -> Iterator[str]:
-    """Yield what keeps pods from being ready, as Kubernetes puts it."""
+def _problems(pods: list[KubernetesObject]) -> Iterator[str]:
+    """Yield why pods are not ready."""
     for pod in pods:
         for condition in pod["status"].get("conditions", []):
             if (condition["type"], condition["status"]) == ("PodScheduled", "False"):
                 yield quoted(f"{condition.get('reason')}: {condition.get('message')}")
         for container in pod["status"].get("containerStatuses", []):
-            state: dict[str, Any] = container["state"]
             if container.get("ready"):
                 continue
-            reason = state.get("waiting", {})
-            ended = container.get("lastState", {}).get("terminated", {})
-            if ended:
-                yield f"  It ended with exit code {ended['exitCode']}, {container['restartCount']} times."
-            elif reason.get("message"):
-                yield quoted(f"{reason['reason']}: {reason['message']}")
-            elif "running" in state:
-                yield "  It runs, and says that it is not ready."
+            waiting = container["state"].get("waiting", {})
+            if ended := container.get("lastState", {}).get("terminated"):
+                yield f"  exited with code {ended['exitCode']}, {container['restartCount']} restarts"
+            elif waiting.get("message"):
+                yield quoted(f"{waiting['reason']}: {waiting['message']}")
+            elif "running" in container["state"]:
+                yield "  runs, but its readiness probe fails"
 
 
-def _users(environment: str, rollout: KubernetesObject, runs: list[KubernetesObject], when: datetime) -> str:
-    """Say how many requests of users met the release, as the router counted them until just then."""
+def _requests(environment: str, rollout: KubernetesObject, runs: list[KubernetesObject], when: datetime) -> str:
+    """Say how many requests the new version served until the abort, and how many failed, by the router's count."""
+    none = "none went to the new version"
     if rollouts.is_blue_green(rollout):
         switched = any(run["metadata"]["labels"].get("rollout-type") == "PostPromotion" for run in runs)
-        return f"Requests: {WHOLE_TRAFFIC if switched else 'none was sent to it'}."
+        return WHOLE_TRAFFIC if switched else none
     if not runs:
-        return "Users: none was sent to it."
-    space = kubernetes.namespace(environment)
-    counter = f'traefik_service_requests_total{{service="{space}-iris-canary-80@kubernetescrd"'
-    # The router has been asked for the last time up to a scrape ago: what is counted is the least.
-    ends = (_created(runs[0]).timestamp(), when.timestamp() + SCRAPE)
-    asked, failed = (_grown(f"sum({counter}{only}}})", *ends) for only in ("", ', code=~"5.."'))
-    if asked is None or failed is None:
-        return "Users: how many met it is not known; Prometheus could not be asked."
-    if not asked:
-        return "Users: none was sent to it."
-    return (
-        f"Users: it was sent at least {asked:.0f} requests, {failed:.0f} failed; all go to the one before again."
-    )
+        return none
+    service = f"{kubernetes.namespace(environment)}-iris-canary-80@kubernetescrd"
+    counter = f'traefik_service_requests_total{{service="{service}"'
+    # The last scrape may be as old as SCRAPE: the count is a lower bound.
+    begin, end = _created(runs[0]).timestamp(), when.timestamp() + SCRAPE
+    total = _increase(f"sum({counter}}})", begin, end)
+    failed = _increase(f'sum({counter}, code=~"5.."}})', begin, end)
+    if total is None or failed is None:
+        return "not known, because Prometheus was unavailable"
+    return f"at least {total:.0f} went to the new version, {failed:.0f} of them failed" if total else none
 
 
-def _grown(counter: str, begin: float, end: float) -> float | None:
+def _increase(counter: str, begin: float, end: float) -> float | None:
     after = kubernetes.number(f"{counter} or vector(0)", end)
     before = kubernetes.number(f"{counter} or vector(0)", begin)
     return None if after is None or before is None else max(0.0, after - before)
@@ -232,7 +290,7 @@ def _grown(counter: str, begin: float, end: float) -> float | None:
 
 def readable(lines: list[str]) -> list[str]:
     """Return each line once; of a line of JSON, its message and how its traceback ends, or its detail."""
-    said = []
+    texts = []
     for line in lines:
         try:
             entry = json.loads(line)
@@ -240,16 +298,33 @@ def readable(lines: list[str]) -> list[str]:
             entry = {}
         if isinstance(entry, dict) and "message" in entry:
             ends = str(entry.get("traceback") or entry.get("detail") or "").strip().splitlines()[-1:]
-            said.append(": ".join([str(entry["message"]), *ends]))
+            texts.append(": ".join([str(entry["message"]), *ends]))
         else:
-            said.append(line)
-    return list(dict.fromkeys(said))
+            texts.append(line)
+    return list(dict.fromkeys(texts))
 
 
 def quoted(line: str) -> str:
-    """Return a line of a program as a quotation: it can neither pass for ours nor for a trailer of the commit."""
+    """Return a line that a program wrote as a quotation, which cannot pass for our text or for a trailer."""
     printable = "".join(character if character.isprintable() else " " for character in line)
     return f"  | {printable[:WIDEST]}"
+
+
+def _number(value: str) -> float | None:
+    """Return the number in a measurement such as `[0.304]`, None for NaN and for anything else."""
+    try:
+        number = float(value.strip("[]"))
+    except ValueError:
+        return None
+    return None if math.isnan(number) else number
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.3g} s" if name.endswith("p95") else f"{100 * value:.3g} %"
+
+
+def _cell(title: str, name: str, value: float | None) -> str:
+    return "" if value is None else f"{title}{_shown(name, value)}"
 
 
 def _phase(run: KubernetesObject) -> str:
@@ -258,10 +333,6 @@ def _phase(run: KubernetesObject) -> str:
 
 def _created(run: KubernetesObject) -> datetime:
     return _time(run["metadata"]["creationTimestamp"])
-
-
-def _step(run: KubernetesObject) -> int:
-    return int(run["metadata"]["labels"].get("step-index", 0))
 
 
 def _time(text: str) -> datetime:

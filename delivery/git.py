@@ -7,6 +7,16 @@ from pathlib import Path
 
 from delivery.release import ReleaseError
 
+CONFIGURATION = {
+    "core.commentChar": "#",
+    "i18n.commitEncoding": "UTF-8",
+    "i18n.logOutputEncoding": "UTF-8",
+    "log.follow": "false",
+    "log.showSignature": "false",
+    "trailer.separators": ":",
+}
+"""Settings that would change what is committed or read here, whatever the user's configuration says."""
+
 
 class GitError(ReleaseError):
     """A git command failed; the message says which one and what git printed."""
@@ -18,8 +28,9 @@ def git(root: Path, *arguments: str, stdin: str = "", environ: Mapping[str, str]
     `environ` is added to this process's environment. Bytes that are not UTF-8, which any commit may contain, are
     replaced. Raises GitError.
     """
+    settings = [word for name, value in CONFIGURATION.items() for word in ("-c", f"{name}={value}")]
     done = subprocess.run(
-        ["git", "-C", str(root), *arguments],
+        ["git", "-C", str(root), *settings, *arguments],
         input=stdin,
         env={**os.environ, **(environ or {})},
         capture_output=True,

@@ -1,52 +1,55 @@
-"""What git tells of an environment: which model ran from when to when, who brought it, and why it left."""
+"""List the deployment periods of an environment, as git recorded them."""
 
 from datetime import datetime
 from typing import NamedTuple
 
-from delivery.changes import REJECTED, rejected_by, releases
+from delivery.changes import REJECTED, releases
 from delivery.release import Release
-from delivery.repository import Commit, Repository
+from delivery.repository import Repository
 
 
-class Stay(NamedTuple):
-    """A release's time in an environment; `until` and `left` are empty for the one that is there.
+class DeploymentPeriod(NamedTuple):
+    """The time between the commit of a release and the next commit, and how it ended.
 
-    `left` says in one line or more why it left; `rejected` is for one that was taken back.
+    `until` is None for the current release. `explanation` is the body of the revert commit that ended the period,
+    if one did; its first line is a summary. `successor` is the next release, None after an edit that is not one.
     """
 
     release: Release
     since: datetime
     until: datetime | None
-    brought_by: str
-    left: str
-    rejected: bool
+    released_by: str
+    rolled_back: bool
+    explanation: str
+    successor: Release | None
 
     @property
-    def in_short(self) -> str:
-        """Why it left, in one line: of a verdict, the number beyond its limit, or what it begins with."""
-        if not self.rejected:
-            return self.left
-        lines = [line for line in self.left.splitlines() if line] or ["for no reason that was given"]
-        beyond = [line for line in lines if line.startswith("  failed  ")]
-        verdict = 2 if "was taken back from" in lines[0] else 0  # after what it was, and who shipped it
-        said = beyond[0].removeprefix("  failed  ").rstrip(":") if beyond else lines[min(verdict, len(lines) - 1)]
-        return f"taken back: {said}"
+    def outcome(self) -> str:
+        """How the period ended, in one line."""
+        if self.until is None:
+            return "current"
+        if self.rolled_back:
+            return f"rolled back: {self.explanation.splitlines()[0]}"
+        return f"superseded by {self.successor.name if self.successor else 'an edit that is not a release'}"
 
 
-def history(repository: Repository, environment: str) -> list[Stay]:
-    """Return the releases of an environment, newest first."""
-    stays: list[Stay] = []
-    after: Commit | None = None
+def history(repository: Repository, environment: str) -> list[DeploymentPeriod]:
+    """Return the deployment periods of an environment, newest first."""
+    periods: list[DeploymentPeriod] = []
+    next_commit, next_release = None, None
     for commit, release in releases(repository, environment):
         if release:
-            stays.append(Stay(release, commit.time, after.time if after else None, commit.author, *_why(after)))
-        after = commit
-    return stays
-
-
-def _why(after: Commit | None) -> tuple[str, bool]:
-    if after is None:
-        return "", False
-    if not rejected_by(after):
-        return f"followed by {after.subject.partition(': ')[2]}", False
-    return after.body.rpartition(f"\n{REJECTED}: ")[0].strip(), True
+            rolled_back = next_commit is not None and next_commit.trailers.get(REJECTED) == release.digest
+            periods.append(
+                DeploymentPeriod(
+                    release,
+                    since=commit.time,
+                    until=next_commit.time if next_commit else None,
+                    released_by=commit.author,
+                    rolled_back=rolled_back,
+                    explanation=next_commit.body if next_commit and rolled_back else "",
+                    successor=next_release,
+                )
+            )
+        next_commit, next_release = commit, release
+    return periods

@@ -1,17 +1,18 @@
-"""What the cluster says of an environment, asked through kubectl; nothing is changed in it."""
+"""Read the state of an environment from the cluster, through kubectl. Nothing is changed."""
 
 import json
+import math
 import subprocess
 import urllib.parse
 from typing import Any
 
 KubernetesObject = dict[str, Any]
-"""An object of the Kubernetes API, as its JSON says."""
+"""An object of the Kubernetes API, decoded from JSON."""
 PROMETHEUS = "/api/v1/namespaces/monitoring/services/prometheus:http/proxy/api/v1/query"
 
 
 class ClusterUnavailable(Exception):
-    """The cluster cannot be asked; the message says why."""
+    """The cluster does not answer, or kubectl is not set up; the message says why."""
 
 
 def namespace(environment: str) -> str:
@@ -20,7 +21,7 @@ def namespace(environment: str) -> str:
 
 
 def rollout(environment: str) -> KubernetesObject | None:
-    """Return the Rollout of an environment, None where nothing was ever released. Raises ClusterUnavailable."""
+    """Return the Rollout of an environment, None if nothing was ever released. Raises ClusterUnavailable."""
     found = _list("rollouts.argoproj.io", environment)
     return next((item for item in found if item["metadata"]["name"] == "iris"), None)
 
@@ -33,33 +34,33 @@ def analysis_runs(environment: str, version: str) -> list[KubernetesObject]:
 
 
 def image(environment: str, version: str) -> str:
-    """Return the image of a pod-template hash, empty if there is none now. Raises ClusterUnavailable."""
+    """Return the image of a pod-template hash, empty if it has no ReplicaSet. Raises ClusterUnavailable."""
     found = _list("replicasets.apps", environment, f"--selector=rollouts-pod-template-hash={version}")
     return str(found[0]["spec"]["template"]["spec"]["containers"][0]["image"]) if found else ""
 
 
 def pods(environment: str, version: str) -> list[KubernetesObject]:
-    """Return the pods of a pod-template hash that serve. Raises ClusterUnavailable."""
+    """Return the serving pods of a pod-template hash. Raises ClusterUnavailable."""
     selector = f"--selector=rollouts-pod-template-hash={version},app.kubernetes.io/component=serving"
     return _list("pods", environment, selector)
 
 
-def last_words(environment: str, selector: str, lines: int) -> list[str]:
-    """Return the last lines that the first pod of a selector wrote, also where its container has ended.
+def last_log_lines(environment: str, selector: str, lines: int) -> list[str]:
+    """Return the last log lines of the first pod that a selector finds, also of a container that has ended.
 
-    They are what the program in it chose to write: data.
+    A program wrote them: they are data, to be quoted. Raises ClusterUnavailable.
     """
     found = _list("pods", environment, f"--selector={selector}")
     if not found:
         return []
-    # Where a container has been started anew, the one before is the one that knows why.
+    # If the container was restarted, the previous one logged the reason.
     statuses = found[0]["status"].get("containerStatuses", [])
     earlier = ["--previous"] if any(status["restartCount"] for status in statuses) else []
     options = (f"--namespace={namespace(environment)}", f"--tail={lines}", *earlier)
     try:
         text = _kubectl("logs", found[0]["metadata"]["name"], *options)
     except ClusterUnavailable:
-        return []  # the container never ran: there is nothing that it could have written
+        return []  # the container never ran
     return text.splitlines()
 
 
@@ -70,14 +71,14 @@ def application(environment: str) -> KubernetesObject | None:
 
 
 def number(query: str, at: float) -> float | None:
-    """Return what Prometheus answers to a query about that time, None for nothing or while it is away."""
-    asked = urllib.parse.urlencode({"query": query, "time": f"{at:.3f}"})
+    """Return the value of a Prometheus query at a time, None if it has no value or Prometheus is unavailable."""
+    parameters = urllib.parse.urlencode({"query": query, "time": f"{at:.3f}"})
     try:
-        result = json.loads(_kubectl("get", "--raw", f"{PROMETHEUS}?{asked}"))["data"]["result"]
+        result = json.loads(_kubectl("get", "--raw", f"{PROMETHEUS}?{parameters}"))["data"]["result"]
     except (ClusterUnavailable, ValueError, KeyError):
         return None
     value = float(result[0]["value"][1]) if len(result) == 1 else float("nan")
-    return None if value != value else value  # noqa: PLR0124 - NaN is no number
+    return None if math.isnan(value) else value
 
 
 def _list(kind: str, environment: str, *options: str) -> list[KubernetesObject]:
@@ -89,12 +90,12 @@ def _list(kind: str, environment: str, *options: str) -> list[KubernetesObject]:
 def _kubectl(*arguments: str) -> str:
     command = ["kubectl", "--request-timeout=20s", *arguments]
     try:
-        # A log holds whatever bytes a program wrote.
+        # A log may contain any bytes.
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=60
         )
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         raise ClusterUnavailable(f"kubectl: {error}") from error
     if done.returncode:
-        raise ClusterUnavailable((done.stderr.strip().splitlines() or ["kubectl failed and said nothing"])[-1])
+        raise ClusterUnavailable((done.stderr.strip().splitlines() or ["kubectl failed without a message"])[-1])
     return done.stdout

@@ -1,7 +1,8 @@
-"""`python -m delivery.push COMMAND...`: a command of `delivery` on the newest main, and what it commits pushed.
+"""`python -m delivery.push COMMAND...`: run a command of `delivery` on the newest main, and push its commit.
 
-Somebody may push meanwhile, and an abort is told before the cluster itself says so: all is decided anew, in a
-fresh clone, until one of both is over. Prints what was pushed as outputs of a step: commit, subject, body.
+Each attempt decides again, in a fresh clone: somebody may push in between, and the message about an abort may
+arrive before the cluster itself reports the abort. Prints the pushed commit as outputs of a workflow step: commit,
+subject, body.
 """
 
 import os
@@ -19,13 +20,13 @@ from delivery.release import ReleaseError
 ROOT = Path(__file__).parent.parent
 ATTEMPTS = 8
 PAUSE = 2.0  # seconds
-AGAIN = (3, 4)  # exit codes of `delivery`: the cluster does not say so (yet), or cannot be asked
+RETRIED = (3, 4)  # exit codes of `delivery`: the cluster does not confirm the message yet, or is unavailable
 
 
 def run_and_push(origin: str, command: Sequence[str]) -> tuple[int, str]:
-    """Run a command of `delivery` on the newest main of a repository, and push what it commits.
+    """Run a command of `delivery` on the newest main of a repository, and push its commit, with retries.
 
-    Return the command's exit code, and the outputs, empty where there was nothing to commit. Raises ReleaseError.
+    Return the command's exit code, and the outputs, empty if there was nothing to commit. Raises ReleaseError.
     """
     code = 1
     for attempt in range(ATTEMPTS):
@@ -43,7 +44,7 @@ def run_and_push(origin: str, command: Sequence[str]) -> tuple[int, str]:
                     code = 1
                 else:
                     return 0, _outputs(clone)
-            elif code not in AGAIN:
+            elif code not in RETRIED:
                 return code, ""
     return code, ""
 
@@ -55,17 +56,17 @@ def _delivery(clone: Path, command: Sequence[str]) -> int:
 
 
 def _outputs(clone: Path) -> str:
-    sha, subject, body = git(clone, "log", "-1", "--format=%H%n%s%n%b").split("\n", 2)
-    end = secrets.token_hex(16)  # the body is what programs wrote, too: it cannot know where it ends
+    sha, subject, body = git(clone, "log", "-1", "--format=%H%x00%s%x00%b").split("\0")
+    end = secrets.token_hex(16)  # unpredictable: the body quotes programs, and must not be able to end itself
     return f"commit={sha}\nsubject={subject}\nbody<<{end}\n{body.strip()}\n{end}\n"
 
 
 def main() -> int:
-    """Land the command of this process's arguments; return its exit code."""
+    """Run and push the command in this process's arguments; return its exit code."""
     try:
         code, outputs = run_and_push(git(Path(), "remote", "get-url", "origin").strip(), sys.argv[1:])
     except ReleaseError as error:
-        sys.stderr.write(f"landing: {error}\n")
+        sys.stderr.write(f"delivery.push: {error}\n")
         return 1
     sys.stdout.write(outputs)
     return code

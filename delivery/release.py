@@ -1,127 +1,118 @@
-"""A release: an image's digest and the model in it, as overlays/ENVIRONMENT/release holds them."""
+"""A release: the digest of an image and the model in it, as the files in overlays/ENVIRONMENT/release."""
 
-import contextlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 ENVIRONMENTS = ("dev", "prod")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-IMAGE = "ghcr.io/iris-gitops/iris-classifier"
-"""Where the serving image is pushed to; the one place that says so."""
+NAME = "iris-classifier"
+"""The image's name in the manifests, which Kustomize replaces with IMAGE and the digest."""
+IMAGE = f"ghcr.io/iris-gitops/{NAME}"
+"""The repository that the serving image is pushed to."""
 COMPONENT, MODEL = "kustomization.yaml", "model.json"
-NOTHING = """\
-# Written by `python -m delivery`, never by a person: what runs here. Nothing has been released yet.
-apiVersion: kustomize.config.k8s.io/v1alpha1
-kind: Component
-patches: # there is no image to run
-  - patch: |
-      $patch: delete
-      apiVersion: argoproj.io/v1alpha1
-      kind: Rollout
-      metadata: {name: iris}
-  - patch: |
-      $patch: delete
-      apiVersion: autoscaling/v2
-      kind: HorizontalPodAutoscaler
-      metadata: {name: iris}
-  - patch: |
-      $patch: delete
-      apiVersion: apps/v1
-      kind: Deployment
-      metadata: {name: iris-drift}
-  - patch: |
-      $patch: delete
-      apiVersion: batch/v1
-      kind: Job
-      metadata: {name: signature}
-"""
-TEMPLATE = """\
-# Written by `python -m delivery`, never by a person: what runs here.
-apiVersion: kustomize.config.k8s.io/v1alpha1
-kind: Component
-images:
-  - name: iris-classifier
-    newName: {image}
-    digest: {digest}
-configMapGenerator:
-  - name: release
-    files: [model.json] # what the golden gate asks for
-patches:
-  - target: {{kind: Rollout, name: iris}}
-    patch: |
-      - op: add
-        path: /spec/template/metadata/annotations
-        value: {{model-version: "{version}", model-sha256: "{sha256}", model-run: "{run_id}"}}
-"""
-
-
-ANNOTATIONS = {"version": "version", "sha256": "sha256", "run": "run_id"}
-"""What the pods' annotations model-... say, by the field of model.json that it is."""
+COMMENT = "# The release that runs here, written by `python -m delivery`. Do not edit.\n"
+IDENTITY = {"version": r"\d{1,9}", "run_id": r"[0-9a-f]{1,64}", "sha256": r"[0-9a-f]{64}"}
+"""The fields of model.json that annotations and trailers repeat, and the values that they may have."""
 
 
 class ReleaseError(Exception):
-    """A release cannot be made, promoted or taken back; the message says why and what to do."""
+    """A release cannot be made, promoted or rolled back; the message says why and what to do."""
 
 
 class Release(NamedTuple):
-    """An image's digest, and the model.json of the model in it."""
+    """The digest of an image, and the text of the model.json in it."""
 
     digest: str
     model: str
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What model.json says."""
-        facts: dict[str, Any] = json.loads(self.model)
-        return facts
+    def metadata(self) -> dict[str, Any]:
+        """The content of model.json."""
+        metadata: dict[str, Any] = json.loads(self.model)
+        return metadata
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The model's scores on held-out rows, by name."""
+        return {name: value for name, value in self.metadata["metrics"].items() if isinstance(value, float)}
 
     @property
     def name(self) -> str:
-        """How people call it: the model's version, and the beginning of the digest."""
-        return f"model {self.facts['version']} ({self.digest[:19]})"
+        """The model's version and the beginning of the digest, for people."""
+        return f"model {self.metadata['version']} ({self.digest[:19]})"
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """The annotations of the pods, which name the model in them."""
+        metadata = self.metadata
+        return {
+            "model-version": str(metadata["version"]),
+            "model-sha256": str(metadata["sha256"]),
+            "model-run": str(metadata["run_id"]),
+        }
 
     def files(self) -> dict[str, str]:
-        """Return the files that git holds of it, by name."""
-        facts = {name: self.facts[name] for name in ANNOTATIONS.values()}
-        return {COMPONENT: TEMPLATE.format(image=IMAGE, digest=self.digest, **facts), MODEL: self.model}
+        """Return the files of the release, by name."""
+        annotate = {"op": "add", "path": "/spec/template/metadata/annotations", "value": self.annotations}
+        component = {
+            "apiVersion": "kustomize.config.k8s.io/v1alpha1",
+            "kind": "Component",
+            "images": [{"name": NAME, "newName": IMAGE, "digest": self.digest}],
+            # The golden gate reads its recorded questions from this ConfigMap.
+            "configMapGenerator": [{"name": "release", "files": [MODEL]}],
+            # JSON quotes every string; YAML would leave 1e5 bare, which Kustomize reads as a number.
+            "patches": [{"target": {"kind": "Rollout", "name": "iris"}, "patch": json.dumps([annotate])}],
+        }
+        text = yaml.dump(component, Dumper=_IndentedDumper, sort_keys=False, width=sys.maxsize)
+        return {COMPONENT: COMMENT + text, MODEL: self.model}
+
+
+class _IndentedDumper(yaml.SafeDumper):
+    """Indents the items of a list below its key, as yamllint demands."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - PyYAML's
+        super().increase_indent(flow, indentless=False)
 
 
 def read_model(folder: Path, digest: str) -> Release:
-    """Return the release of an image with the model of that folder. Raises ReleaseError."""
+    """Return the release of an image that holds the model of a folder. Raises ReleaseError."""
     if not DIGEST.fullmatch(digest):
-        raise ReleaseError(f"{digest[:80]!r} is no digest; expected sha256: and 64 hexadecimal digits")
+        raise ReleaseError(f"{digest[:80]!r} is not a digest; expected sha256: and 64 hexadecimal digits")
     try:
         release = Release(digest, (folder / MODEL).read_text())
-        checked = {name: release.facts[name] for name in ("version", "sha256", "run_id", "golden", "metrics")}
-        if not isinstance(checked["metrics"], dict):
-            raise ValueError("its metrics are no object")  # noqa: TRY004 - one of several that make it none
-    except (OSError, ValueError, KeyError) as error:
-        raise ReleaseError(f"{folder} is no model folder ({error}); `python -m pipeline` writes one") from error
-    # These go into YAML: what the registry does not give is not taken.
-    for name, pattern in (("version", r"\d{1,9}"), ("sha256", r"[0-9a-f]{64}"), ("run_id", r"[0-9a-f]{1,64}")):
-        if not re.fullmatch(pattern, str(checked[name])):
-            raise ReleaseError(f"{folder / MODEL}: {name} is {str(checked[name])[:80]!r}, expected {pattern}")
+        identity = {field: str(release.metadata[field]) for field in IDENTITY}
+        release.metrics  # noqa: B018 - a commit message shows them
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ReleaseError(f"{folder} is not a model folder ({error}); `python -m pipeline` writes one") from error
+    for field, pattern in IDENTITY.items():
+        if not re.fullmatch(pattern, identity[field]):
+            raise ReleaseError(f"{folder / MODEL}: {field} is {identity[field][:80]!r}, expected {pattern}")
     return release
 
 
 def parse(files: dict[str, str]) -> Release | None:
-    """Return the release that these files hold, None for none. Raises ReleaseError when it is something else.
+    """Return the release in these files, None if nothing is released. Raises ReleaseError for anything else.
 
-    Only what makes the release is looked for: files of an older template, or of another image name, are releases.
+    Files with another image name, or written by an older version, are releases too.
     """
-    component = files.get(COMPONENT, NOTHING)
-    digests = re.findall(r"^ *digest: (\S+)$", component, re.MULTILINE)
-    if not digests and "$patch: delete" in component:
+    if COMPONENT not in files:
         return None
-    said = dict(re.findall(r'model-(version|sha256|run): "([^"]*)"', component))
-    if len(digests) == 1 and DIGEST.fullmatch(digests[0]):
-        release = Release(digests[0], files.get(MODEL, ""))
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            facts = release.facts
-            if said == {name: str(facts[key]) for name, key in ANNOTATIONS.items()}:
-                return release
+    try:
+        component = yaml.safe_load(files[COMPONENT])
+        patches = [yaml.safe_load(patch["patch"]) for patch in component["patches"]]
+        if "images" not in component and {patch["$patch"] for patch in patches} == {"delete"}:
+            return None
+        [image], [[annotate]] = component["images"], patches
+        release = Release(image["digest"], files[MODEL])
+        if DIGEST.fullmatch(release.digest) and annotate["value"] == release.annotations:
+            return release
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError, AttributeError):
+        pass  # somebody's edit, as below
     raise ReleaseError(
-        "the release files are not as `python -m delivery` writes them; `git log` says who changed them"
+        "the release files are not as `python -m delivery` writes them; `git log` shows who changed them"
     )

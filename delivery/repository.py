@@ -1,4 +1,4 @@
-"""The git repository: what is committed in it, and a commit more. The git command does the work."""
+"""Read the commits and files of the git repository, and commit to it."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,29 +8,32 @@ from typing import NamedTuple
 from delivery.git import git
 from delivery.release import ReleaseError
 
+FIELDS = ("%H", "%an <%ae>", "%ct", "%s", "%b", "%(trailers:only,unfold)")
+
 
 class Commit(NamedTuple):
-    """A commit that changed a folder."""
+    """A commit that changed a folder. `body` includes the trailers; `trailers` has the last of each key."""
 
     sha: str
     author: str
     time: datetime
     subject: str
     body: str
+    trailers: Mapping[str, str]
 
 
 class Repository:
-    """The checkout that `root` is in."""
+    """The checkout that contains the folder `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(git(root, "rev-parse", "--show-toplevel").strip())
         if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
-            raise ReleaseError("this clone knows only a part of what was released; git fetch --unshallow")
+            raise ReleaseError("this clone is shallow and misses releases; run `git fetch --unshallow`")
 
     def refuse_changes(self) -> None:
-        """Raise ReleaseError when something is not committed: a release must not carry along what nobody means."""
+        """Raise ReleaseError if there are uncommitted changes, which a release must not carry along."""
         if changes := git(self.root, "status", "--porcelain"):
-            raise ReleaseError(f"there are changes that are not committed; commit or stash them first:\n{changes}")
+            raise ReleaseError(f"there are uncommitted changes; commit or stash them first:\n{changes}")
 
     def head(self) -> str:
         """Return the id of the commit that is checked out."""
@@ -38,16 +41,24 @@ class Repository:
 
     def files(self, folder: str, at: str = "HEAD") -> dict[str, str]:
         """Return the files of a folder in a commit, by name."""
-        names = git(self.root, "ls-tree", "--name-only", f"{at}:{folder}").splitlines()
-        return {name: git(self.root, "show", f"{at}:{folder}/{name}") for name in names}
+        names = git(self.root, "ls-tree", "-z", "--name-only", f"{at}:{folder}").split("\0")[:-1]
+        return {name: git(self.root, "cat-file", "blob", f"{at}:{folder}/{name}") for name in names}
 
     def commits(self, folder: str) -> list[Commit]:
         """Return the commits that changed a folder, newest first."""
-        text = git(self.root, "log", "-z", "--format=%H%x01%an <%ae>%x01%ct%x01%s%x01%b", "--", folder)
-        fields = (entry.split("\x01", 4) for entry in text.split("\0") if entry)
+        # With -z a commit ends as a field does.
+        values = git(self.root, "log", "-z", f"--format={'%x00'.join(FIELDS)}", "--", folder).split("\0")
+        rows = [values[start : start + len(FIELDS)] for start in range(0, len(values) - 1, len(FIELDS))]
         return [
-            Commit(sha, who, datetime.fromtimestamp(int(when), UTC), what, why)
-            for sha, who, when, what, why in fields
+            Commit(
+                sha=sha,
+                author=author,
+                time=datetime.fromtimestamp(int(time), UTC),
+                subject=subject,
+                body=body.strip(),
+                trailers=dict(line.partition(": ")[::2] for line in trailers.split("\n") if line),
+            )
+            for sha, author, time, subject, body, trailers in rows
         ]
 
     def trailers(self, key: str) -> list[str]:
@@ -56,13 +67,13 @@ class Repository:
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def commit(self, folder: str, files: Mapping[str, str], message: str) -> str:
-        """Make a folder hold exactly these files, commit that, and return the commit's id."""
-        git(self.root, "var", "GIT_COMMITTER_IDENT")  # says what is missing before anything is changed
+        """Make a folder contain exactly these files, commit that, and return the commit's id."""
+        git(self.root, "var", "GIT_COMMITTER_IDENT")  # fails without an identity, before anything is changed
         for old in (self.root / folder).iterdir():
             if old.name not in files:
                 old.unlink()
         for name, text in files.items():
             (self.root / folder / name).write_text(text)
         git(self.root, "add", "--all", "--", folder)
-        git(self.root, "commit", "--quiet", "--file=-", "--", folder, stdin=message)
+        git(self.root, "commit", "--quiet", "--cleanup=whitespace", "--file=-", "--", folder, stdin=message)
         return self.head()

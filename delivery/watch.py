@@ -1,4 +1,4 @@
-"""How a release ends: watched from the commit until all users have it, or it was taken back."""
+"""Watch a release from the commit until it is promoted, rolled back or refused."""
 
 import time
 from collections.abc import Callable
@@ -10,74 +10,75 @@ from delivery.kubernetes import ClusterUnavailable, KubernetesObject
 from delivery.release import ReleaseError, parse
 from delivery.repository import Repository
 
-PAUSE = 5.0  # seconds between two looks
-PATIENCE = 60.0  # seconds without an answer, after one
+PAUSE = 5.0  # seconds between two polls
+PATIENCE = 60.0  # seconds that the cluster may be unavailable after it has answered
 
 
 def watch_release(
     repository: Repository, environment: str, digest: str, seconds: float, say: Callable[[str], None]
 ) -> bool:
-    """Wait until the release has all users (True), or was refused or taken back (False), and say what changes.
+    """Wait until a release is promoted (True), or rolled back or refused (False), and report each change.
 
-    Raises TimeoutError when it is neither after `seconds`, ClusterUnavailable.
+    Raises TimeoutError if it is neither after `seconds`, ClusterUnavailable.
     """
-    deadline, answered, seen, said = time.monotonic() + seconds, -PATIENCE, False, ""
+    deadline, answered, applied, reported = time.monotonic() + seconds, -PATIENCE, False, ""
     while time.monotonic() < deadline:
         try:
             rollout = kubernetes.rollout(environment)
-            refused = None if seen else unapplied(environment)
+            refused = None if applied else unapplied(environment)
             answered = time.monotonic()
         except ClusterUnavailable:
             if time.monotonic() - answered > PATIENCE:
                 raise
             time.sleep(PAUSE)
             continue
-        if (now := _told(rollout, digest)) != said:
-            say(now)
-            said = now
-        end = verdict(rollout, digest, seen=seen)
-        seen = seen or _asks_for(rollout, digest)
-        if not seen and refused and _brings(repository, refused.commit, environment, digest):
+        if (state := _state(rollout, digest)) != reported:
+            say(state)
+            reported = state
+        promoted = verdict(rollout, digest, applied=applied)
+        applied = applied or _has_digest(rollout, digest)
+        if not applied and refused and _releases(repository, refused.commit, environment, digest):
             say(refused.text)
-            end = False
-        if end is not None:
-            return end
+            return False
+        if promoted is not None:
+            say(f"{'promoted' if promoted else 'rolled back'}: {digest[:19]}")
+            return promoted
         time.sleep(PAUSE)
     raise TimeoutError(
-        f"{digest[:19]} was neither promoted nor taken back in {seconds / 60:.0f} minutes; "
-        f"`python -m delivery status {environment}` says where it is"
+        f"{digest[:19]} was neither promoted nor rolled back in {seconds / 60:.0f} minutes; "
+        f"`python -m delivery status {environment}` shows its progress"
     )
 
 
-def verdict(rollout: KubernetesObject | None, digest: str, *, seen: bool) -> bool | None:
-    """Return whether a release has all users, None while that is not decided.
+def verdict(rollout: KubernetesObject | None, digest: str, *, applied: bool) -> bool | None:
+    """Return whether a release was promoted (True) or rolled back (False), None while that is undecided.
 
-    A release that was seen and is no longer asked for has been taken back in git since.
+    `applied` says that the Rollout had the release's digest before: if it has another one now, git was reverted.
     """
-    if rollout is None or not _asks_for(rollout, digest):
-        return False if seen else None
+    if rollout is None or not _has_digest(rollout, digest):
+        return False if applied else None
     if not rollouts.is_observed(rollout):
-        return None  # the controller's status is still about the release before
+        return None  # the status is still that of the previous release
     if rollouts.is_aborted(rollout):
         return False
     return True if rollouts.is_promoted(rollout) else None
 
 
-def _asks_for(rollout: KubernetesObject | None, digest: str) -> bool:
+def _has_digest(rollout: KubernetesObject | None, digest: str) -> bool:
     return rollout is not None and rollouts.digest(rollout) == digest
 
 
-def _brings(repository: Repository, commit: str, environment: str, digest: str) -> bool:
-    """Whether a commit asks for the release: Argo CD may still tell of one from before it."""
+def _releases(repository: Repository, commit: str, environment: str, digest: str) -> bool:
+    """Return whether a commit has the release; Argo CD may still report a failure of an earlier commit."""
     try:
         release = parse(repository.files(changes.folder(environment), commit))
-    except ReleaseError:  # a commit that came to main since this clone was made, too
+    except ReleaseError:  # also for a commit that is newer than this clone
         return False
     return release is not None and release.digest == digest
 
 
-def _told(rollout: KubernetesObject | None, digest: str) -> str:
-    if rollout is None or not _asks_for(rollout, digest):
-        return f"waiting for Argo CD to ask for {digest[:19]}"
-    status = rollout.get("status", {})
-    return f"{status.get('phase', 'Unknown')}, {rollouts.weight(rollout)} % of the users have it"
+def _state(rollout: KubernetesObject | None, digest: str) -> str:
+    if rollout is None or not _has_digest(rollout, digest):
+        return f"waiting for Argo CD to apply {digest[:19]}"
+    phase = rollout.get("status", {}).get("phase", "Unknown")
+    return f"{phase}: {digest[:19]} serves {rollouts.weight(rollout)} % of traffic"

@@ -1,4 +1,4 @@
-"""The workflows on GitHub say what is run elsewhere too, with as few rights as it takes."""
+"""The workflows on GitHub run the same commands as a laptop, with the least permissions."""
 
 import re
 import shlex
@@ -17,9 +17,9 @@ from tools.ci.__main__ import app
 FOLDER = ROOT / ".github/workflows"
 NAMES = ("ci", "drill", "promote", "release", "revert")
 MODULES = ("delivery", "delivery.push", "tools.ci")
-# Single programs that everybody knows, and what of each is used.
+# Well-known programs and the subcommands that are used.
 KNOWN = ("apt-get update", "apt-get install", "docker login", "gh auth", "gh release", "gh run", "git config")
-WRITES = {  # whatever else is written here needs a reason that somebody reads
+WRITES = {  # a further write permission needs a review
     ("release", "image"): {"packages", "id-token", "attestations"},
     ("release", "dev"): {"contents"},
     ("promote", "prod"): {"contents"},
@@ -28,8 +28,8 @@ WRITES = {  # whatever else is written here needs a reason that somebody reads
 
 
 def _read(name: str) -> KubernetesObject:
-    # BaseLoader: `on` is a word, not a truth.
-    read: KubernetesObject = yaml.load((FOLDER / f"{name}.yml").read_text(), yaml.BaseLoader)  # noqa: S506 - makes strings
+    # BaseLoader reads `on` as a string, not as a boolean.
+    read: KubernetesObject = yaml.load((FOLDER / f"{name}.yml").read_text(), yaml.BaseLoader)  # noqa: S506 - it makes only strings
     return read
 
 
@@ -48,13 +48,13 @@ def _environments(spec: KubernetesObject) -> Iterator[tuple[str, str]]:
         yield from item.get("env", {}).items()
 
 
-def test_these_are_all() -> None:
+def test_every_workflow_is_tested() -> None:
     assert {file.name for file in FOLDER.iterdir()} == {f"{name}.yml" for name in NAMES}
     assert {workflow["name"] for workflow in WORKFLOWS.values()} == set(NAMES)
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_step_is_one_command_that_there_is(run: str) -> None:
+def test_each_step_is_one_known_command(run: str) -> None:
     command = re.sub(
         r'( >> "\$GITHUB_(OUTPUT|STEP_SUMMARY)"| <<< "\$TOKEN"| 2>&1 \| tee \w+\.txt)$', "", run.strip()
     )
@@ -74,17 +74,17 @@ def test_a_step_is_one_command_that_there_is(run: str) -> None:
         case [program, verb, *_]:
             assert f"{program} {verb}" in KNOWN
         case _:
-            pytest.fail("neither make, nor a module of this repository, nor a program that everybody knows")
+            pytest.fail("neither make, nor a module of this repository, nor a well-known program")
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_variable_cannot_become_another_word_or_a_command(run: str) -> None:
+def test_variables_are_quoted_and_expressions_are_not_in_commands(run: str) -> None:
     assert "${{" not in run
-    assert not re.search(r"\$\w", re.sub(r'"[^"]*"', "", run)), "a variable without quotes"
+    assert not re.search(r"\$\w", re.sub(r'"[^"]*"', "", run)), "an unquoted variable"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_action_is_pinned_by_a_commit_and_says_which_version_that_is(name: str) -> None:
+def test_actions_are_pinned_by_commit_with_the_version_in_a_comment(name: str) -> None:
     text = (FOLDER / f"{name}.yml").read_text()
     uses = re.findall(r"^ *(?:- )?uses: *(.*)$", text, re.MULTILINE)
     assert uses
@@ -94,7 +94,7 @@ def test_every_action_is_pinned_by_a_commit_and_says_which_version_that_is(name:
         assert re.fullmatch(r"[\w:.-]+@sha256:[0-9a-f]{64}", image), image
 
 
-def test_an_action_has_one_version_in_all_workflows() -> None:
+def test_each_action_has_the_same_version_everywhere() -> None:
     pins: dict[str, set[str]] = {}
     for _, _, step in STEPS:
         if "uses" in step:
@@ -104,13 +104,13 @@ def test_an_action_has_one_version_in_all_workflows() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_right_is_given_but_by_a_job(name: str) -> None:
+def test_permissions_are_granted_only_to_jobs(name: str) -> None:
     assert WORKFLOWS[name]["permissions"] == {}
-    assert WORKFLOWS[name]["defaults"] == {"run": {"shell": "bash"}}  # which is -e -o pipefail
+    assert WORKFLOWS[name]["defaults"] == {"run": {"shell": "bash"}}  # bash -e -o pipefail
 
 
 @pytest.mark.parametrize(("name", "job", "spec"), JOBS, ids=[f"{name} {job}" for name, job, _ in JOBS])
-def test_a_job_has_a_limit_of_time_and_of_rights(name: str, job: str, spec: KubernetesObject) -> None:
+def test_jobs_have_a_timeout_and_no_other_write_permission(name: str, job: str, spec: KubernetesObject) -> None:
     assert 0 < int(spec["timeout-minutes"]) <= 150
     written = {right for right, access in spec["permissions"].items() if access == "write"}
     assert written == WRITES.get((name, job), set())
@@ -119,14 +119,14 @@ def test_a_job_has_a_limit_of_time_and_of_rights(name: str, job: str, spec: Kube
 
 
 @pytest.mark.parametrize("spec", [spec for _, _, spec in JOBS], ids=[f"{name} {job}" for name, job, _ in JOBS])
-def test_a_secret_is_shown_to_the_step_that_needs_it_and_comes_from_an_environment(spec: KubernetesObject) -> None:
-    assert "secrets." not in str(spec.get("env", {})), "a secret for all steps of a job"
-    told = {value for _, value in _environments(spec) if "secrets." in value}
-    assert not told or spec["environment"] in {"delivery", "prod"}
+def test_secrets_come_from_an_environment_and_are_given_to_single_steps(spec: KubernetesObject) -> None:
+    assert "secrets." not in str(spec.get("env", {})), "a secret is given to all steps of a job"
+    secrets = {value for _, value in _environments(spec) if "secrets." in value}
+    assert not secrets or spec["environment"] in {"delivery", "prod"}
     assert "secrets." not in str([step.get("with", {}) for step in spec["steps"]])
 
 
-def test_no_workflow_runs_what_a_stranger_wrote_with_rights_of_this_repository() -> None:
+def test_no_workflow_runs_foreign_code_with_permissions() -> None:
     for name, workflow in WORKFLOWS.items():
         assert not {"pull_request_target", "workflow_run", "issue_comment"} & set(workflow["on"])
         if "pull_request" in workflow["on"]:
@@ -136,7 +136,7 @@ def test_no_workflow_runs_what_a_stranger_wrote_with_rights_of_this_repository()
     assert expressions == {"github.event.before"}
 
 
-def test_ci_runs_what_a_laptop_runs() -> None:
+def test_ci_runs_every_target_of_the_laptop() -> None:
     lines = re.findall(r"^make (.+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     laptop = [word for line in lines for word in line.split() if not word.startswith("-")]
     ci = {step["run"] for name, _, step in STEPS if name == "ci" and "run" in step}
@@ -144,28 +144,28 @@ def test_ci_runs_what_a_laptop_runs() -> None:
     assert {f"make {target}" for target in laptop} <= ci
 
 
-def test_a_release_runs_on_main_and_a_commit_of_a_release_makes_no_other() -> None:
+def test_release_runs_on_main_and_is_not_triggered_by_its_own_commit() -> None:
     assert WORKFLOWS["release"]["on"] == {
         "push": {"branches": ["main"], "paths-ignore": ["overlays/**", "docs/**", "*.md"]}
     }
     for name in ("release", "promote"):
         assert WORKFLOWS[name]["concurrency"] == {"group": name, "cancel-in-progress": "false"}
-    assert "concurrency" not in WORKFLOWS["revert"]  # which would drop an abort
+    assert "concurrency" not in WORKFLOWS["revert"]  # GitHub would drop an abort
 
 
-def test_what_the_cluster_says_of_an_abort_starts_the_revert() -> None:
+def test_event_type_of_the_notification_starts_the_revert() -> None:
     notifications = (ROOT / "manifests/platform/argo-rollouts/notifications.yaml").read_text()
     [event] = re.findall(r'"event_type": "([\w-]+)"', notifications)
     assert WORKFLOWS["revert"]["on"]["repository_dispatch"] == {"types": [event]}
 
 
-def test_nobody_approves_a_revert_and_somebody_a_promotion() -> None:
+def test_only_promotions_need_an_approval() -> None:
     where = {(name, job): spec.get("environment") for name, job, spec in JOBS}
     assert where["promote", "prod"] == "prod"
     assert [key for key, environment in where.items() if environment == "prod"] == [("promote", "prod")]
 
 
-def test_what_is_attested_is_the_image_that_is_released_by_the_workflow_that_is_verified() -> None:
+def test_the_released_image_is_attested_by_the_workflow_that_is_verified() -> None:
     [attest] = [
         step for _, _, step in STEPS if step.get("uses", "").startswith("actions/attest-build-provenance@")
     ]

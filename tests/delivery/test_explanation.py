@@ -1,4 +1,4 @@
-"""What is said of an abort by what the cluster and git say; that they say so is played by the drill."""
+"""The explanation of an abort. The drill runs it against a real cluster; here kubectl's answers are replaced."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from delivery import explanation, kubernetes
-from delivery.explanation import aborted
+from delivery.explanation import ABORTED_BY_PERSON, FAILED_MARK, METRIC_LABELS, NOT_READY, aborted
 from delivery.release import Release
 from delivery.repository import Commit, Repository
 from delivery.rollout import weight
@@ -30,70 +30,75 @@ def rollout(strategy: dict[str, Any] = CANARY, **status: Any) -> dict[str, Any]:
 
 
 def run(**status: Any) -> dict[str, Any]:
-    """Return a gate of the new version, which has failed."""
+    """Return an AnalysisRun of the new version, which has failed."""
     metadata = {"creationTimestamp": f"{MEASURED:%Y-%m-%dT%H:%M:%SZ}", "labels": {"step-index": "1"}}
     metric = {"name": "server-errors", "failureCondition": "result[0] > 0.01"}
     return {"metadata": metadata, "spec": {"metrics": [metric]}, "status": {"phase": "Failed", **status}}
 
 
 def commit(after: timedelta) -> Commit:
-    """Return the commit of a release, at that time after it was measured."""
-    return Commit("049f066a32", "Ada <ada@example.org>", MEASURED + after, "prod: model 2", "")
+    """Return the commit of a release, with the time between the measurement and the commit."""
+    return Commit("049f066a32", "Ada <ada@example.org>", MEASURED + after, "prod: model 2", "", {})
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the cluster and git say, to be changed by a test; one gate has failed."""
+    """What the cluster and git report, for a test to change; one gate has failed."""
     result = {"name": "server-errors", "phase": "Failed", "measurements": [{"value": "[0.304]"}]}
-    says: dict[str, Any] = {
+    reports: dict[str, Any] = {
         "rollout": rollout(),
         "runs": [run(metricResults=[result])],
         "commits": [commit(timedelta(seconds=-11))],
     }
-    monkeypatch.setattr(kubernetes, "rollout", lambda _: says["rollout"])
-    monkeypatch.setattr(kubernetes, "analysis_runs", lambda *_: says["runs"])
+    monkeypatch.setattr(kubernetes, "rollout", lambda _: reports["rollout"])
+    monkeypatch.setattr(kubernetes, "analysis_runs", lambda *_: reports["runs"])
     monkeypatch.setattr(kubernetes, "image", lambda *_: f"example.org/iris@{OLD}")
-    monkeypatch.setattr(kubernetes, "last_words", lambda *_, **__: [])
+    monkeypatch.setattr(kubernetes, "last_log_lines", lambda *_, **__: [])
     monkeypatch.setattr(kubernetes, "number", lambda *_: None)
     monkeypatch.setattr(
-        explanation, "releases", lambda *_: ((one, Release(NEW, '{"version": "2"}')) for one in says["commits"])
+        explanation, "releases", lambda *_: ((one, Release(NEW, '{"version": "2"}')) for one in reports["commits"])
     )
-    return says
+    return reports
 
 
-def told() -> str:
+def explained() -> str:
     abort = aborted(Repository(Path()), "prod")
     assert abort
     assert (abort.digest, abort.stable) == (NEW, OLD)
     return abort.text
 
 
-def test_a_failed_gate_is_told_with_its_number_and_limit(cluster: dict[str, Any]) -> None:
-    assert "failed  server errors at the pods: 30.4 %, the limit is 1 %" in told()
-    assert "Shipped by Ada" in told()
+def test_failed_gate_is_explained_with_its_value_and_limit(cluster: dict[str, Any]) -> None:
+    assert explained().startswith(
+        "Aborted at 10 % of traffic: server errors at the pods 30.4 %, limit 1 %\n\n"
+        f"release   model 2 ({NEW[:19]}) in prod\n"
+        "released  2026-11-24 16:17:29 UTC by Ada <ada@example.org>, commit 049f066a32\n"
+        "aborted   2026-11-24 16:18:13 UTC; the stable version serves all traffic\n\n"
+        "Measured at 10 % of traffic:\n"
+        f"  {FAILED_MARK:>7}  {METRIC_LABELS['server-errors']}    30.4 %     limit 1 %\n\n"
+        "Requests: not known, because Prometheus was unavailable\n"
+    )
     cluster["rollout"] = rollout(abort=False)
     assert aborted(Repository(Path()), "prod") is None
 
 
-def test_a_clock_that_is_ahead_does_not_hide_the_gate_that_failed(cluster: dict[str, Any]) -> None:
+def test_commit_with_a_fast_clock_does_not_hide_the_failed_gate(cluster: dict[str, Any]) -> None:
     cluster["commits"] = [commit(timedelta(minutes=2))]
-    assert "30.4 %" in told()
+    assert "30.4 %" in explained()
 
 
-def test_what_was_measured_when_it_was_released_before_is_not_told(cluster: dict[str, Any]) -> None:
+def test_measurements_of_an_earlier_release_of_the_image_are_ignored(cluster: dict[str, Any]) -> None:
     cluster["commits"] = [commit(timedelta(hours=2)), commit(timedelta(seconds=-11))]
-    assert "30.4 %" not in told()
-    assert "a person aborted the rollout" in told()
+    assert "30.4 %" not in explained()
+    assert f"Aborted {ABORTED_BY_PERSON} " in explained()
 
 
-def test_a_gate_that_ended_before_it_measured_is_told(cluster: dict[str, Any]) -> None:
+def test_gate_without_a_measurement_is_explained_by_its_message(cluster: dict[str, Any]) -> None:
     cluster["runs"] = [run(phase="Error", message="unable to resolve metric arguments")]
-    assert "  | unable to resolve metric arguments" in told()
+    assert "  | unable to resolve metric arguments" in explained()
 
 
-def test_it_is_told_which_pods_were_not_ready_and_why(
-    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pods_that_are_not_ready_are_explained(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     running = {"state": {"running": {}}, "restartCount": 0}
     missing = {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}, "restartCount": 0}
     full = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
@@ -107,39 +112,39 @@ def test_it_is_told_which_pods_were_not_ready_and_why(
         {"status": {"conditions": [full]}},
     ]
     monkeypatch.setattr(kubernetes, "pods", lambda *_: pods)
-    assert told().partition("180 seconds.\n")[2].partition("\n\n")[0].splitlines() == [
-        "  It runs, and says that it is not ready.",
+    assert explained().partition("not ready:\n")[2].partition("\n\n")[0].splitlines() == [
+        "  runs, but its readiness probe fails",
         "  | ErrImagePull: not found",
         "  | Unschedulable: Insufficient cpu",
     ]
     pods[1:4] = []
-    assert "says that it is not ready" not in told()
+    assert "readiness probe" not in explained()
 
 
-def test_a_gate_without_a_verdict_in_time_is_not_taken_for_pods_that_are_not_ready(
+def test_missed_deadline_of_a_gate_is_not_blamed_on_the_pods(
     cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster["runs"], cluster["rollout"] = [run(phase="Inconclusive")], rollout(message="it timed out progressing")
     cluster["rollout"]["spec"]["progressDeadlineSeconds"] = 180
     pod = {"status": {"containerStatuses": [{"state": {"running": {}}, "restartCount": 0, "ready": True}]}}
     monkeypatch.setattr(kubernetes, "pods", lambda *_: [pod])
-    assert "ready, but its gate had no verdict within the 180 seconds" in told()
+    assert "the pods were ready, but the gate had no verdict within 180 s" in explained()
     cluster["runs"] = [run(phase="Successful")]
-    assert "It was not ready within its 180 seconds." in told()
+    assert f"Aborted: {NOT_READY} 180 s\n" in explained()
 
 
-def test_what_cannot_be_understood_keeps_nobody_from_going_back(cluster: dict[str, Any]) -> None:
+def test_unreadable_status_does_not_prevent_the_revert(cluster: dict[str, Any]) -> None:
     cluster["rollout"] = rollout(abortedAt="yesterday")
-    assert "is not understood" in told()
+    assert "could not be interpreted" in explained()
 
 
-def test_last_words_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_lines_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pod = r'{"items": [{"metadata": {"name": "one"}, "status": {}}]}'
     program = tmp_path / "kubectl"
     program.write_text(f"""#!/bin/sh\ncase "$2" in get) echo '{pod}' ;; logs) printf 'died: \\377\\n' ;; esac\n""")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert kubernetes.last_words("prod", "job-name=x", lines=1) == ["died: \N{REPLACEMENT CHARACTER}"]
+    assert kubernetes.last_log_lines("prod", "job-name=x", lines=1) == ["died: \N{REPLACEMENT CHARACTER}"]
 
 
 @pytest.mark.parametrize(
@@ -149,8 +154,8 @@ def test_last_words_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (CANARY, {"abort": False, "currentStepIndex": 1}, 10),
         (CANARY, {"currentStepIndex": 1}, 0),
         (CANARY, {"abort": False, "stableRS": "new"}, 100),
-        (CANARY, {"currentPodHash": None, "stableRS": None}, 0),  # a first one that Argo Rollouts refuses
-        # Switched, and not yet judged by what all users got.
+        (CANARY, {"currentPodHash": None, "stableRS": None}, 0),  # a first release that Argo Rollouts refuses
+        # Switched, and not yet judged with the whole traffic.
         ({"blueGreen": {}}, {"abort": False, "blueGreen": {"activeSelector": "new"}}, 100),
         ({"blueGreen": {}}, {"abort": False, "blueGreen": {"activeSelector": "old"}}, 0),
     ],

@@ -1,4 +1,4 @@
-"""A command of `delivery` lands on the newest main, whoever pushes meanwhile."""
+"""A commit of `delivery` reaches the newest main, even if somebody else pushes in between."""
 
 import json
 import os
@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from delivery import changes, push
-from delivery.release import COMPONENT, IMAGE, NOTHING, Release
+from delivery.release import COMPONENT, IMAGE, Release
 from delivery.repository import Repository
+from tests.support.clone import NOTHING
 from tests.support.running import ROOT
 
 ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
-# What a person does between somebody's decision and push: once, and without this hook.
+# A pre-push hook: once, somebody else pushes before we do.
 MEANWHILE = """\
 #!/bin/sh
 set -e
@@ -32,7 +33,7 @@ git push --quiet origin HEAD:main
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone where one release runs in both environments, and another in dev."""
+    """A clone in which prod has one release and dev a newer one."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "Ada")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
@@ -61,8 +62,14 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _release(digest: str) -> Release:
-    facts = {"version": "1", "sha256": "1" * 64, "run_id": "ab12", "metrics": {"accuracy": 0.9333}, "golden": []}
-    return Release(digest, json.dumps(facts))
+    metadata = {
+        "version": "1",
+        "sha256": "1" * 64,
+        "run_id": "ab12",
+        "metrics": {"accuracy": 0.9333},
+        "golden": [],
+    }
+    return Release(digest, json.dumps(metadata))
 
 
 def _do(repository: Repository, change: changes.Change | None) -> None:
@@ -74,17 +81,17 @@ def _origin(checkout: Path) -> str:
     return str(checkout.parent / "origin")
 
 
-def _main(checkout: Path, form: str = "%H") -> str:
-    return _git(checkout.parent / "origin", "log", "-1", f"--format={form}", "main")
+def _main(checkout: Path) -> str:
+    return _git(checkout.parent / "origin", "rev-parse", "main")
 
 
-def _runs(checkout: Path, environment: str) -> str:
+def _current(checkout: Path, environment: str) -> str:
     _git(checkout, "pull", "--quiet", "origin", "main")
-    runs = changes.current(Repository(checkout), environment)
-    return runs.digest if runs else ""
+    release = changes.current(Repository(checkout), environment)
+    return release.digest if release else ""
 
 
-def test_what_is_committed_is_pushed_and_told_as_outputs(checkout: Path) -> None:
+def test_commit_is_pushed_and_printed_as_outputs(checkout: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "delivery.push", "promote", f"--digest={TWO}"],
         cwd=checkout,
@@ -98,10 +105,10 @@ def test_what_is_committed_is_pushed_and_told_as_outputs(checkout: Path) -> None
     assert subject == f"subject=prod: model 1 ({TWO[:19]})"
     assert opening == f"body<<{closing}"
     assert "Image-Digest: " + TWO in body
-    assert _runs(checkout, "prod") == TWO
+    assert _current(checkout, "prod") == TWO
 
 
-def test_what_somebody_wrote_in_a_reason_is_no_output(checkout: Path) -> None:
+def test_reason_cannot_forge_outputs(checkout: Path) -> None:
     code, outputs = push.run_and_push(
         _origin(checkout), ["revert", "dev", "--reason=it was bad\ncommit=other\nEOF"]
     )
@@ -113,7 +120,7 @@ def test_what_somebody_wrote_in_a_reason_is_no_output(checkout: Path) -> None:
     assert closing not in body
 
 
-def test_when_somebody_was_faster_it_is_decided_anew(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_push_is_retried_on_the_newest_main(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hooks = checkout.parent / "hooks"
     hooks.mkdir()
     origin = checkout.parent / "origin"
@@ -128,23 +135,21 @@ def test_when_somebody_was_faster_it_is_decided_anew(checkout: Path, monkeypatch
     assert subjects == [f"prod: model 1 ({TWO[:19]})", "a person was faster"]
 
 
-def test_what_is_refused_is_refused_at_once_and_nothing_is_pushed(
-    checkout: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_refusal_is_not_retried_and_nothing_is_pushed(checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = _main(checkout)
     assert push.run_and_push(_origin(checkout), ["promote", f"--digest={ONE}"]) == (1, "")
     assert capfd.readouterr().err.count("dev has moved on") == 1
     assert _main(checkout) == before
 
 
-def test_nothing_to_do_is_no_output(checkout: Path) -> None:
+def test_nothing_to_do_prints_no_outputs(checkout: Path) -> None:
     assert push.run_and_push(_origin(checkout), ["promote"])[0] == 0
     before = _main(checkout)
     assert push.run_and_push(_origin(checkout), ["promote"]) == (0, "")
     assert _main(checkout) == before
 
 
-def test_a_message_that_the_cluster_does_not_confirm_is_asked_about_again_and_then_left(
+def test_unconfirmed_event_is_retried_and_then_given_up(
     checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     payload = {"namespace": "iris-dev", "rollout": "iris", "image": f"{IMAGE}@{TWO}"}
@@ -152,7 +157,7 @@ def test_a_message_that_the_cluster_does_not_confirm_is_asked_about_again_and_th
     event.write_text(json.dumps({"action": "rollout-aborted", "client_payload": payload, "sender": {}}))
     before = _main(checkout)
     assert push.run_and_push(_origin(checkout), ["revert", f"--event={event}"]) == (4, "")
-    assert capfd.readouterr().err.count("the cluster cannot be asked") == push.ATTEMPTS
+    assert capfd.readouterr().err.count("the cluster is unavailable") == push.ATTEMPTS
     assert _main(checkout) == before
     assert push.run_and_push(_origin(checkout), ["revert", f"--event={event}", "--unconfirmed"])[0] == 0
-    assert _runs(checkout, "dev") == ONE
+    assert _current(checkout, "dev") == ONE

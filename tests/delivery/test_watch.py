@@ -1,4 +1,4 @@
-"""When a release is over, as its Rollout says; that it ends so is played by the drill."""
+"""The verdict on a release. The drill watches real Rollouts; here kubectl's answers are replaced."""
 
 from typing import Any
 
@@ -26,36 +26,34 @@ def _rollout(digest: str = NEW, **status: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("rollout", "seen", "expected"),
+    ("rollout", "applied", "expected"),
     [
         (_rollout(), False, True),
         (_rollout(phase="Progressing", stableRS="a"), False, None),
         (_rollout(phase="Healthy", stableRS="a"), False, None),
         (_rollout(phase="Degraded", stableRS="a", abort=True), False, False),
-        # Argo CD has not asked for it yet: all is well with the one before.
+        # Argo CD has not applied it yet: the previous release is healthy.
         (_rollout(OLD), False, None),
-        # It has been asked for, and the controller has not looked yet: this is what it said of the one before.
+        # It is applied, but the controller has not processed it: the status is that of the previous release.
         (_rollout(observedGeneration="3"), False, None),
-        # Git has taken it back since.
+        # Git has been reverted since.
         (_rollout(OLD), True, False),
         (None, False, None),
         (None, True, False),
     ],
 )
-def test_a_release_is_over_when_all_users_have_it_or_it_is_no_longer_asked_for(
-    rollout: dict[str, Any] | None, seen: bool, expected: bool | None
-) -> None:
-    assert verdict(rollout, NEW, seen=seen) is expected
+def test_verdict(rollout: dict[str, Any] | None, applied: bool, expected: bool | None) -> None:
+    assert verdict(rollout, NEW, applied=applied) is expected
 
 
 @pytest.fixture(autouse=True)
-def applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argo CD could apply all that git said."""
+def nothing_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argo CD has applied everything."""
     monkeypatch.setattr(watch, "unapplied", lambda _: None)
 
 
 @pytest.mark.parametrize(("patience", "waits"), [(60.0, True), (0.0, False)])
-def test_a_cluster_that_does_not_answer_for_a_moment_is_waited_for(
+def test_watch_tolerates_a_short_outage_of_the_cluster(
     monkeypatch: pytest.MonkeyPatch, patience: float, waits: bool
 ) -> None:
     answers = iter([_rollout(OLD), None, _rollout()])
@@ -75,7 +73,7 @@ def test_a_cluster_that_does_not_answer_for_a_moment_is_waited_for(
             watch_release(Repository(ROOT), "prod", NEW, 10, lambda _: None)
 
 
-def test_a_cluster_that_cannot_be_asked_at_all_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_fails_at_once_if_the_cluster_never_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     def rollout(_: str) -> None:
         raise ClusterUnavailable("no kubeconfig")
 
@@ -84,20 +82,20 @@ def test_a_cluster_that_cannot_be_asked_at_all_is_not_waited_for(monkeypatch: py
         watch_release(Repository(ROOT), "prod", NEW, 10, lambda _: None)
 
 
-@pytest.mark.parametrize(("brought", "refused"), [(NEW, True), (OLD, False)])
-def test_what_argo_cd_could_not_apply_is_over_and_what_it_could_not_apply_before_is_not(
-    monkeypatch: pytest.MonkeyPatch, brought: str, refused: bool
+@pytest.mark.parametrize(("committed", "refused"), [(NEW, True), (OLD, False)])
+def test_failed_sync_ends_the_watch_only_if_its_commit_has_the_release(
+    monkeypatch: pytest.MonkeyPatch, committed: str, refused: bool
 ) -> None:
     model = '{"version": "2", "sha256": "ab", "run_id": "cd"}'
-    asks = iter([_rollout(OLD), _rollout()])
-    monkeypatch.setattr(kubernetes, "rollout", lambda _: next(asks))
+    answers = iter([_rollout(OLD), _rollout()])
+    monkeypatch.setattr(kubernetes, "rollout", lambda _: next(answers))
     monkeypatch.setattr(watch, "PAUSE", 0.01)
     monkeypatch.setattr(watch, "unapplied", lambda _: Unapplied("12ab", "the signature of its image"))
-    monkeypatch.setattr(Repository, "files", lambda *_: Release(brought, model).files())
+    monkeypatch.setattr(Repository, "files", lambda *_: Release(committed, model).files())
     said: list[str] = []
     assert watch_release(Repository(ROOT), "prod", NEW, 10, said.append) is not refused
     assert ("the signature of its image" in said) is refused
 
 
-def test_a_commit_that_is_not_here_is_not_taken_for_the_release() -> None:
-    assert not watch._brings(Repository(ROOT), "f" * 40, "prod", NEW)
+def test_unknown_commit_does_not_have_the_release() -> None:
+    assert not watch._releases(Repository(ROOT), "f" * 40, "prod", NEW)

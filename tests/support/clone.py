@@ -1,4 +1,4 @@
-"""A clone of this repository as a person has it, with an origin to push to, for commands that are run in it."""
+"""A person's clone of this repository, with an origin to push to, in which tests run commands."""
 
 import json
 import os
@@ -16,18 +16,45 @@ from tests.support.running import ROOT, environment
 
 ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
 PERSON = identity("Ada", "ada@example.org")
+NOTHING = """\
+# The release that runs here, written by `python -m delivery`. Do not edit. Nothing is released yet.
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+patches: # there is no image yet
+  - patch: |
+      $patch: delete
+      apiVersion: argoproj.io/v1alpha1
+      kind: Rollout
+      metadata: {name: iris}
+  - patch: |
+      $patch: delete
+      apiVersion: autoscaling/v2
+      kind: HorizontalPodAutoscaler
+      metadata: {name: iris}
+  - patch: |
+      $patch: delete
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: iris-drift}
+  - patch: |
+      $patch: delete
+      apiVersion: batch/v1
+      kind: Job
+      metadata: {name: signature}
+"""
+"""The kustomization.yaml of an environment in which nothing is released."""
 
 
 def environ() -> Mapping[str, str]:
-    """Return the environment of a person in a clone, with Python's packages on PATH and no cluster to be asked."""
+    """Return the environment variables of a person in a clone: Python's packages on PATH, and no cluster."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = environment(PATH=path, KUBECONFIG="/dev/null", **PERSON)
-    # Coverage is of this checkout: what runs in a clone is not to be measured.
+    # Coverage is measured for this checkout, not for the clone.
     return {name: value for name, value in own.items() if not name.startswith("COVERAGE_")}
 
 
 def make(folder: Path) -> Path:
-    """Return a clone in that folder, of the files as they are now; nothing has been released in it."""
+    """Make a clone with this checkout's files, including uncommitted ones; nothing is released in it."""
     clone, origin = folder / "clone", folder / "origin.git"
     clone.mkdir()
     for file in git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
@@ -46,9 +73,9 @@ def make(folder: Path) -> Path:
 
 def release_two(clone: Path, model: Path) -> None:
     """Release two models to dev, promote each to prod, and push."""
-    facts = json.loads((model / "model.json").read_text())
+    metadata = json.loads((model / "model.json").read_text())
     for digest, version in ((ONE, "1"), (TWO, "2")):
-        release = Release(digest, json.dumps(facts | {"version": version}))
+        release = Release(digest, json.dumps(metadata | {"version": version}))
         _commit(clone, changes.release(Repository(clone), "dev", release))
         _commit(clone, changes.promote(Repository(clone)))
     git(clone, "push", "--quiet")
@@ -63,6 +90,6 @@ def _commit(clone: Path, change: Change | None) -> None:
 
 
 def git(where: Path, *arguments: str) -> str:
-    """Return what a git command prints, run by a person. Raises CalledProcessError."""
+    """Run a git command as a person, and return its output. Raises CalledProcessError."""
     command = ["git", "-C", str(where), *arguments]
     return subprocess.run(command, env=environ(), capture_output=True, text=True, check=True).stdout

@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 from delivery import changes
-from delivery.release import COMPONENT, NOTHING, Release
+from delivery.release import COMPONENT, Release
+from tests.support.clone import NOTHING
 from tests.support.running import ROOT
 from tools import programs
 

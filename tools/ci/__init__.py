@@ -1,1 +1,1 @@
-"""What the workflows on GitHub do beside `make` and `delivery`: each step is a command that runs here, too."""
+"""Steps of the workflows on GitHub that are neither `make` nor `delivery`; each command also runs locally."""

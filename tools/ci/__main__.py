@@ -1,4 +1,4 @@
-"""`python -m tools.ci`: the steps of the workflows on GitHub that are neither `make` nor `delivery`."""
+"""`python -m tools.ci`: steps of the workflows on GitHub that are neither `make` nor `delivery`."""
 
 import os
 import sys
@@ -11,23 +11,23 @@ from delivery import changes
 from delivery.release import IMAGE
 from delivery.repository import Repository
 from tools import command_line, programs
-from tools.ci import manifest_diff as differences
-from tools.ci import promotion as promotions
 from tools.ci import push as images
 from tools.ci import slack, supply_chain
+from tools.ci.manifest_diff import manifest_diff
+from tools.ci.promotion import promotion as promotion_summary
 from tools.progress import step
 
-PARTS = Path(".local/parts.cdx.json")
+SBOM = Path(".local/sbom.cdx.json")
 app = typer.Typer(help="Steps of the workflows.", pretty_exceptions_enable=False, no_args_is_help=True)
-Digest = Annotated[str, typer.Argument(help="sha256:... of the image that was pushed")]
+Digest = Annotated[str, typer.Argument(help="sha256:... of the pushed image")]
 
 
 @app.command()
-def difference(base: Annotated[str, typer.Argument(help="a commit or branch")]) -> None:
-    """Print what HEAD would change in the cluster since it left the base, as Markdown."""
+def diff(base: Annotated[str, typer.Argument(help="a commit or branch")]) -> None:
+    """Print the changes that HEAD would make in the cluster, compared with a base, as Markdown."""
     with step("programs: kustomize") as say:
         kustomize = programs.folder("kustomize", say) / "kustomize"
-    typer.echo(differences.difference(Path(), base, kustomize), nl=False)
+    typer.echo(manifest_diff(Path(), base, kustomize), nl=False)
 
 
 @app.command()
@@ -37,55 +37,56 @@ def push() -> None:
 
 
 @app.command()
-def parts(digest: Digest) -> None:
-    """Write the list of an image's parts (SBOM) to .local/parts.cdx.json."""
-    with step("parts") as say:
-        supply_chain.list_parts(f"{IMAGE}@{digest}", PARTS, say)
+def sbom(digest: Digest) -> None:
+    """Write the SBOM of an image to .local/sbom.cdx.json."""
+    with step("SBOM") as say:
+        supply_chain.write_sbom(f"{IMAGE}@{digest}", SBOM, say)
 
 
 @app.command()
 def sign(digest: Digest) -> None:
-    """Sign an image and the list of its parts, as the workflow that this is run by."""
+    """Sign an image and its SBOM with the identity of the workflow that runs this."""
     with step("signature") as say:
-        supply_chain.sign(f"{IMAGE}@{digest}", PARTS, supply_chain.keyless(), say)
+        supply_chain.sign(f"{IMAGE}@{digest}", SBOM, supply_chain.keyless(), say)
 
 
 @app.command()
 def verify(digest: Digest) -> None:
-    """Fail unless the release workflow of main has signed an image and the list of its parts."""
+    """Fail unless the release workflow of main has signed an image and its SBOM."""
     with step("verified") as say:
         supply_chain.verify(f"{IMAGE}@{digest}", supply_chain.keyless(), say)
 
 
 @app.command()
 def promotion() -> None:
-    """Print what a promotion would ship, its figures and the model card, as Markdown."""
-    typer.echo(promotions.promotion(Repository(Path())))
+    """Print the release that a promotion would ship, with its scores and the model card, as Markdown."""
+    typer.echo(promotion_summary(Repository(Path())))
 
 
 @app.command()
 def digest() -> None:
-    """Print the digest that runs in dev, as an output."""
+    """Print the digest of dev's release as an output."""
     typer.echo(f"digest={changes.running(Repository(Path()), 'dev').digest}")
 
 
 @app.command()
-def kubeconfig(file: Annotated[Path, typer.Argument(help="where kubectl is to find it")]) -> None:
-    """Write KUBECONFIG_SECRET to a file for its owner alone; print whether there is one, as an output."""
-    if secret := os.environ.get("KUBECONFIG_SECRET"):
+def kubeconfig(file: Annotated[Path, typer.Argument(help="the file that kubectl reads")]) -> None:
+    """Write KUBECONFIG_SECRET to a file that only its owner can read; print as an output whether it is set."""
+    secret = os.environ.get("KUBECONFIG_SECRET")
+    if secret:
         file.touch(mode=0o600)
         file.write_text(secret)
-    typer.echo(f"there={str(bool(secret)).lower()}")
+    typer.echo(f"configured={'true' if secret else 'false'}")
 
 
 @app.command()
-def tell(text: Annotated[str, typer.Argument(help="what to say")]) -> None:
-    """Say something in Slack, where SLACK_WEBHOOK is set."""
+def notify(text: Annotated[str, typer.Argument(help="the message")]) -> None:
+    """Send a message to Slack, if SLACK_WEBHOOK is set."""
     webhook = os.environ.get("SLACK_WEBHOOK")
     if not webhook:
-        typer.echo("SLACK_WEBHOOK is not set: nothing was sent")
-    elif reason := slack.tell(webhook, text):
-        typer.echo(f"Slack was not told: {reason}", err=True)
+        typer.echo("SLACK_WEBHOOK is not set: no message was sent")
+    elif error := slack.notify(webhook, text):
+        typer.echo(f"no message was sent: {error}", err=True)
         raise typer.Exit(1)
 
 

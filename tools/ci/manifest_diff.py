@@ -1,4 +1,4 @@
-"""What a change would change in the cluster: what Argo CD applies, rendered before and after it, as Markdown."""
+"""Compare the objects that Argo CD would apply before and after a change, as Markdown."""
 
 import io
 import re
@@ -17,35 +17,35 @@ from delivery.git import GitError, git
 from tools.errors import ToolError
 
 APPLIED = ("overlays/dev", "overlays/prod", "monitoring", "manifests/argocd")
-LARGEST = 900_000  # characters; a job's summary may have 1 MiB
+LARGEST = 900_000  # characters; the summary of a job may have 1 MiB
 Objects = dict[str, str]
 
 
 class RenderError(ToolError):
-    """A commit cannot be rendered; the message says which, and why."""
+    """A commit's manifests cannot be rendered; the message says which commit and why."""
 
 
-def difference(repository: Path, base: str, kustomize: Path) -> str:
-    """Return what differs between HEAD and where it left `base`, as Markdown. Raises RenderError.
+def manifest_diff(repository: Path, base: str, kustomize: Path) -> str:
+    """Return the diff of the rendered objects from the merge base of HEAD and `base` to HEAD. Raises RenderError.
 
-    A base that is not there, as after a first push, is said to be so.
+    A base that does not exist, as after a first push, is reported in the text.
     """
     try:
-        found = git(repository, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}").strip()
-        ancestor = git(repository, "merge-base", "HEAD", found).strip()
+        commit = git(repository, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}").strip()
+        ancestor = git(repository, "merge-base", "HEAD", commit).strip()
     except GitError:
-        return f"There is no {base[:40]} to compare with.\n"
+        return f"The base {base[:40]} does not exist: there is nothing to compare with.\n"
     before, after = (_rendered(repository, commit, kustomize) for commit in (ancestor, "HEAD"))
-    lines = [f"## What Argo CD would apply, against {ancestor[:10]}", ""]
+    lines = [f"## Changes that Argo CD would apply, compared with {ancestor[:10]}", ""]
     for folder in APPLIED:
         changed = list(_changed(before[folder], after[folder]))
-        lines += [f"**{folder}**: {len(changed) or 'none'} of {len(after[folder])} objects differ", "", *changed]
+        lines += [f"**{folder}**: {len(changed)} of {len(after[folder])} objects differ", "", *changed]
     text = "\n".join([*lines, ""])
-    return text if len(text) <= LARGEST else f"{text[:LARGEST]}\n\nand more, which is too long to be shown\n"
+    return text if len(text) <= LARGEST else f"{text[:LARGEST]}\n\nThe rest is too long to be shown.\n"
 
 
 def _rendered(repository: Path, commit: str, kustomize: Path) -> dict[str, Objects]:
-    with tempfile.TemporaryDirectory(prefix="iris-difference-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="iris-manifest-diff-") as temporary:
         archive = subprocess.run(["git", "-C", repository, "archive", commit], capture_output=True, check=True)
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
             tar.extractall(temporary, filter="data")
@@ -53,7 +53,7 @@ def _rendered(repository: Path, commit: str, kustomize: Path) -> dict[str, Objec
 
 
 def _objects(folder: Path, commit: str, kustomize: Path) -> Objects:
-    """Return the objects of a folder by kind and name, none where it is missing."""
+    """Return the rendered objects of a folder by kind and name; empty if the folder does not exist."""
     if not folder.exists():
         return {}
     done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
@@ -71,7 +71,7 @@ def _name(item: dict[str, Any]) -> str:
 
 
 def _changed(before: Objects, after: Objects) -> Iterator[str]:
-    """Yield what became of each object that is not the same, as a block of Markdown."""
+    """Yield the diff of each object that differs, as a block of Markdown."""
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name, ""), after.get(name, "")
         if old != new:
@@ -80,7 +80,7 @@ def _changed(before: Objects, after: Objects) -> Iterator[str]:
 
 
 def _fenced(lines: list[str]) -> Iterator[str]:
-    # What is inside cannot end the block: a manifest may hold backticks.
+    # A manifest may contain backticks, which must not end the block.
     ticks = max(map(len, chain.from_iterable(re.findall("`+", line) for line in lines)), default=0)
     fence = "`" * max(3, ticks + 1)
     yield f"{fence}diff"

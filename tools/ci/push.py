@@ -1,4 +1,4 @@
-"""The serving image on its way: built as in the drill, and pushed under a name of which only the digest counts."""
+"""Build and push the serving image. Its tag does not matter: a release names the digest."""
 
 import tempfile
 from pathlib import Path
@@ -10,7 +10,7 @@ from tools.image import origin
 
 
 def push(model: Path, repository: str, *, tls: bool = True) -> str:
-    """Build the serving image of a model folder, push it, and return the digest that the registry has it by.
+    """Build the serving image of a model folder, push it, and return its digest in the registry.
 
     Raises ToolError.
     """

@@ -1,4 +1,4 @@
-"""A message to Slack's incoming webhook, whose address is a secret: no error shows it."""
+"""Send a message to an incoming webhook of Slack. Its address is a secret, which no error shows."""
 
 import http.client
 import json
@@ -6,8 +6,8 @@ import urllib.error
 import urllib.request
 
 
-def tell(webhook: str, text: str) -> str | None:
-    """Send a text; return why that failed, None when it did not. What is in it cannot mention anybody."""
+def notify(webhook: str, text: str) -> str | None:
+    """Send a text, in which nobody can be mentioned; return the error, None if there is none."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     body = json.dumps({"text": escaped}).encode()
     try:
@@ -15,8 +15,8 @@ def tell(webhook: str, text: str) -> str | None:
         with urllib.request.urlopen(request, timeout=20):  # noqa: S310
             return None
     except urllib.error.HTTPError as error:
-        return f"it answered {error.code}"
+        return f"Slack answered {error.code}"
     except OSError as error:
         return str(error)
-    except (ValueError, http.client.HTTPException):  # whose texts show pieces of the address, or of the answer
-        return "SLACK_WEBHOOK is no address, or one where HTTP is not spoken"
+    except (ValueError, http.client.HTTPException):  # their texts show parts of the address or the answer
+        return "SLACK_WEBHOOK is not the address of an HTTP server"

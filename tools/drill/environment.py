@@ -101,7 +101,7 @@ class Environment:
 
     def other_model(self) -> str:
         """Return the name of the model that does not run in prod."""
-        running = self.operator.current_release("prod").facts["sha256"]
+        running = self.operator.current_release("prod").metadata["sha256"]
         return next(name for name, image in self.images.items() if image.model_sha256 != running)
 
     def other_image(self) -> ReleaseImage:

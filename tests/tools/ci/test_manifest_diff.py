@@ -1,4 +1,4 @@
-"""What a change would change in the cluster, rendered by the real kustomize."""
+"""The diff of a change's manifests, rendered by the real kustomize."""
 
 import subprocess
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.running import ROOT
 from tools import programs
-from tools.ci.manifest_diff import APPLIED, RenderError, difference
+from tools.ci.manifest_diff import APPLIED, RenderError, manifest_diff
 
 Change = Callable[[str, str, str], None]
 
@@ -20,7 +20,7 @@ def kustomize() -> Path:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This checkout's manifests as the main of a repository, in which another branch is checked out."""
+    """A repository whose main has this checkout's manifests, with another branch checked out."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "Ada")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
@@ -48,46 +48,43 @@ def _git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", root, *arguments], check=True, capture_output=True)
 
 
-def test_a_change_is_shown_as_the_objects_that_it_changes_and_no_others(
-    repository: Path, change: Change, kustomize: Path
-) -> None:
+def test_diff_shows_only_the_changed_objects(repository: Path, change: Change, kustomize: Path) -> None:
     change("manifests/postgres/statefulset.yaml", "replicas: 1", "replicas: 2")
-    text = difference(repository, "main", kustomize)
+    text = manifest_diff(repository, "main", kustomize)
     assert text.count("```diff\n") == 1
     assert "--- StatefulSet/iris-dev/" in text
     assert "\n-  replicas: 1\n+  replicas: 2\n" in text
     assert "**overlays/dev**: 1 of " in text
-    assert text.count(": none of ") == len(APPLIED) - 1
+    assert text.count(": 0 of ") == len(APPLIED) - 1
 
 
-def test_what_main_has_got_meanwhile_is_no_change_of_the_branch(
-    repository: Path, change: Change, kustomize: Path
-) -> None:
+def test_newer_commits_of_main_are_not_part_of_the_diff(repository: Path, change: Change, kustomize: Path) -> None:
     _git(repository, "checkout", "--quiet", "main")
     change("manifests/postgres/statefulset.yaml", "replicas: 1", "replicas: 2")
     _git(repository, "checkout", "--quiet", "branch")
-    assert "```" not in difference(repository, "main", kustomize)
+    assert "```" not in manifest_diff(repository, "main", kustomize)
 
 
-def test_what_is_in_a_manifest_cannot_end_its_block(repository: Path, change: Change, kustomize: Path) -> None:
+def test_backticks_in_a_manifest_do_not_end_the_block(repository: Path, change: Change, kustomize: Path) -> None:
     change(
         "overlays/dev/kustomization.yaml",
         "namespace: iris-dev",
         "namespace: iris-dev\ncommonAnnotations: {a: '```'}",
     )
-    text = difference(repository, "main", kustomize)
+    text = manifest_diff(repository, "main", kustomize)
     assert "````diff\n" in text
     assert "\n```diff" not in text
 
 
-def test_a_base_that_is_not_there_is_said_to_be_so(repository: Path, kustomize: Path) -> None:
+def test_missing_base_is_reported(repository: Path, kustomize: Path) -> None:
     for base in ("0" * 40, "origin/other", "--output=file"):
-        assert difference(repository, base, kustomize) == f"There is no {base} to compare with.\n"
+        assert (
+            manifest_diff(repository, base, kustomize)
+            == f"The base {base} does not exist: there is nothing to compare with.\n"
+        )
 
 
-def test_what_cannot_be_rendered_is_an_error_that_says_where(
-    repository: Path, change: Change, kustomize: Path
-) -> None:
+def test_render_error_names_the_folder_and_the_commit(repository: Path, change: Change, kustomize: Path) -> None:
     change("overlays/prod/kustomization.yaml", "../../manifests/iris", "../../manifests/none")
     with pytest.raises(RenderError, match=r"overlays/prod of HEAD cannot be rendered: .*none"):
-        difference(repository, "main", kustomize)
+        manifest_diff(repository, "main", kustomize)

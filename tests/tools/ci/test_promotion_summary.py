@@ -1,4 +1,4 @@
-"""What somebody approves."""
+"""The summary that a person approves."""
 
 import json
 import subprocess
@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from delivery import changes
-from delivery.release import COMPONENT, NOTHING, Release, ReleaseError
+from delivery.release import COMPONENT, Release, ReleaseError
 from delivery.repository import Repository
+from tests.support.clone import NOTHING
 from tools.ci.promotion import CARD, promotion
 
 ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
@@ -16,7 +17,7 @@ ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """A repository with a model card, in which nothing has been released."""
+    """A repository with a model card, in which nothing is released."""
     for role in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{role}_NAME", "Ada")
         monkeypatch.setenv(f"GIT_{role}_EMAIL", "ada@example.org")
@@ -30,7 +31,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 
 def _ship(repository: Repository, environment: str, digest: str, accuracy: float) -> None:
-    facts = {
+    metadata = {
         "version": digest[7],
         "algorithm": "svm",
         "sha256": "1" * 64,
@@ -38,12 +39,12 @@ def _ship(repository: Repository, environment: str, digest: str, accuracy: float
         "metrics": {"accuracy": accuracy, "confusion": [[1]]},
         "golden": [],
     }
-    change = changes.release(repository, environment, Release(digest, json.dumps(facts)))
+    change = changes.release(repository, environment, Release(digest, json.dumps(metadata)))
     assert change
     repository.commit(*change)
 
 
-def test_what_would_be_promoted_is_shown_beside_what_runs_with_the_model_card(repository: Repository) -> None:
+def test_summary_compares_both_releases_and_has_the_model_card(repository: Repository) -> None:
     _ship(repository, "prod", ONE, 0.9)
     _ship(repository, "dev", TWO, 0.96667)
     shown = promotion(repository).splitlines()
@@ -53,13 +54,13 @@ def test_what_would_be_promoted_is_shown_beside_what_runs_with_the_model_card(re
     assert "Not for botany." in shown
 
 
-def test_the_first_release_has_nothing_beside_it(repository: Repository) -> None:
+def test_summary_of_the_first_release_has_an_empty_column(repository: Repository) -> None:
     _ship(repository, "dev", ONE, 0.9)
     assert "| accuracy |  | 0.9 |" in promotion(repository).splitlines()
 
 
-def test_where_there_is_nothing_to_promote_nobody_is_asked(repository: Repository) -> None:
-    with pytest.raises(ReleaseError, match="nothing runs in dev"):
+def test_nothing_to_promote_is_an_error(repository: Repository) -> None:
+    with pytest.raises(ReleaseError, match="nothing is released in dev"):
         promotion(repository)
     for environment in ("dev", "prod"):
         _ship(repository, environment, ONE, 0.9)

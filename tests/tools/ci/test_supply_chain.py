@@ -1,6 +1,6 @@
-"""An image is pushed, its parts are listed, both are signed; and what is not signed is told from what is.
+"""Push an image, write its SBOM, sign both, and verify; an unsigned image is refused.
 
-The registry and the programs are real. Who signs is a key: a workflow has its identity on GitHub alone.
+The registry and the programs are real. A key signs here: a workflow has its identity only on GitHub.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 from tests.support.running import ROOT, free_port, wait_until
 from tools import programs
 from tools.ci import push, supply_chain
-from tools.ci.supply_chain import Signer, SupplyError
+from tools.ci.supply_chain import Signer, SupplyChainError
 
 pytestmark = pytest.mark.supply
 SERVICES = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
@@ -43,26 +43,26 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _listens(address: tuple[str, int]) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(address) == 0
+    with socket.socket() as client:
+        return client.connect_ex(address) == 0
 
 
 @pytest.fixture(scope="module")
 def image(registry: str, model: Path) -> str:
-    """The serving image as it was pushed, by its digest."""
+    """The pushed serving image, by digest."""
     return f"{registry}/iris@{push.push(model, f'{registry}/iris', tls=False)}"
 
 
 @pytest.fixture(scope="module")
-def parts(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The list of the image's parts."""
-    file = tmp_path_factory.mktemp("parts") / "folder" / "parts.cdx.json"
-    supply_chain.list_parts(image, file, print)
+def sbom(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SBOM of the image."""
+    file = tmp_path_factory.mktemp("sbom") / "folder" / "sbom.cdx.json"
+    supply_chain.write_sbom(image, file, print)
     return file
 
 
 def _signer(folder: Path) -> Signer:
-    """Return one who has a key of his own, asks nobody for the public roots, and writes to no public log."""
+    """Return a signer with its own key, which uses neither the public roots nor the public log."""
     cosign = programs.folder("cosign", print) / "cosign"
     subprocess.run([cosign, "generate-key-pair"], cwd=folder, check=True, capture_output=True)
     (folder / "services.json").write_text(json.dumps({"mediaType": SERVICES}))
@@ -77,24 +77,22 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
     return _signer(tmp_path_factory.mktemp("key"))
 
 
-def test_the_parts_are_those_of_the_lock_and_of_the_base(parts: Path) -> None:
-    found = json.loads(parts.read_text())
+def test_sbom_lists_the_packages_of_the_lock_and_of_the_base(sbom: Path) -> None:
+    found = json.loads(sbom.read_text())
     assert found["bomFormat"] == "CycloneDX"
-    versions = {part["name"]: part.get("version") for part in found["components"]}
+    versions = {component["name"]: component.get("version") for component in found["components"]}
     lock = (ROOT / "service/requirements.txt").read_text()
     for name in ("fastapi", "numpy", "onnxruntime", "psycopg2-binary", "uvicorn"):
         assert f"{name}=={versions[name]} " in lock
     assert {"libc6", "openssl-provider-legacy", "zlib1g"} & versions.keys()
 
 
-def test_what_is_signed_is_taken_and_what_is_not_or_by_another_is_refused(
-    image: str, parts: Path, signer: Signer, tmp_path: Path
-) -> None:
-    with pytest.raises(SupplyError, match="cosign verify: "):
+def test_only_images_of_the_signer_are_verified(image: str, sbom: Path, signer: Signer, tmp_path: Path) -> None:
+    with pytest.raises(SupplyChainError, match="cosign verify: "):
         supply_chain.verify(image, signer, print)
-    supply_chain.sign(image, parts, signer, print)
+    supply_chain.sign(image, sbom, signer, print)
     supply_chain.verify(image, signer, print)
-    with pytest.raises(SupplyError, match="cosign verify: "):
+    with pytest.raises(SupplyChainError, match="cosign verify: "):
         supply_chain.verify(image, _signer(tmp_path), print)
-    with pytest.raises(SupplyError, match="cosign verify: "):
+    with pytest.raises(SupplyChainError, match="cosign verify: "):
         supply_chain.verify(f"{image[:-64]}{'0' * 64}", signer, print)

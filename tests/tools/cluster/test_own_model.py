@@ -41,7 +41,7 @@ def metadata(clone: Path) -> dict[str, Any]:
     """The metadata in git of the model that was promoted to prod."""
     release = changes.current(Repository(clone), "prod")
     assert release
-    return release.facts
+    return release.metadata
 
 
 def test_the_commands_change_only_the_data_set_the_model_card_and_the_releases(clone: Path) -> None:
