@@ -72,20 +72,24 @@ class Metric(NamedTuple):
         """What people call the metric."""
         return METRIC_LABELS.get(self.name, self.name)
 
-    @property
     def summary(self) -> str:
-        """The label and the value against its limit, or the mark if there is no value."""
+        """Return the label and the value against its limit, or what happened if there is no value."""
         if self.value is None or self.limit is None:
-            return f"{self.label}: {self.mark}"
-        return f"{self.label} {_shown(self.name, self.value)}, limit {_shown(self.name, self.limit)}"
+            return f"{self.label} {'failed' if self.mark == FAILED_MARK else 'could not be measured'}"
+        return f"{self.label} {self._shown(self.value)}, limit {self._shown(self.limit)}"
 
     def lines(self) -> Iterator[str]:
         """Yield the metric as a row of a table, then its details as quotations."""
-        value = _cell("", self.name, self.value)
-        limit = _cell("limit ", self.name, self.limit)
-        stable = _cell("stable ", self.name, self.stable)
-        yield f"{self.mark:>9}  {self.label:<{LABEL_WIDTH}}  {value:<9}  {limit:<11}  {stable}".rstrip()
+        limit = self._shown(self.limit, "limit ")
+        stable = self._shown(self.stable, "stable ")
+        cells = (f"{self.label:<{LABEL_WIDTH}}", f"{self._shown(self.value):<9}", f"{limit:<11}", stable)
+        yield f"{self.mark:>9}  {'  '.join(cells)}".rstrip()
         yield from map(quoted, self.details)
+
+    def _shown(self, value: float | None, title: str = "") -> str:
+        if value is None:
+            return ""
+        return f"{title}{value:.3g} s" if self.name.endswith("p95") else f"{title}{100 * value:.3g} %"
 
 
 def aborted(repository: Repository, environment: str) -> Abort | None:
@@ -208,7 +212,7 @@ def _cause(
         status = rollout["status"]
         metrics = read_metrics(environment, failed, status["currentPodHash"], status["stableRS"])
         traffic = _traffic(rollout, failed)
-        cause = metrics[0].summary if metrics else "the gate ended before its first measurement"
+        cause = metrics[0].summary() if metrics else "the gate ended before its first measurement"
         lines = [line for metric in metrics for line in metric.lines()]
         if not metrics:
             lines = [quoted(failed["status"].get("message", "no reason given"))]
@@ -317,14 +321,6 @@ def _number(value: str) -> float | None:
     except ValueError:
         return None
     return None if math.isnan(number) else number
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.3g} s" if name.endswith("p95") else f"{100 * value:.3g} %"
-
-
-def _cell(title: str, name: str, value: float | None) -> str:
-    return "" if value is None else f"{title}{_shown(name, value)}"
 
 
 def _phase(run: KubernetesObject) -> str:

@@ -50,14 +50,7 @@ class Repository:
         values = git(self.root, "log", "-z", f"--format={'%x00'.join(FIELDS)}", "--", folder).split("\0")
         rows = [values[start : start + len(FIELDS)] for start in range(0, len(values) - 1, len(FIELDS))]
         return [
-            Commit(
-                sha=sha,
-                author=author,
-                time=datetime.fromtimestamp(int(time), UTC),
-                subject=subject,
-                body=body.strip(),
-                trailers=dict(line.partition(": ")[::2] for line in trailers.split("\n") if line),
-            )
+            Commit(sha, author, datetime.fromtimestamp(int(time), UTC), subject, body.strip(), _pairs(trailers))
             for sha, author, time, subject, body, trailers in rows
         ]
 
@@ -77,3 +70,8 @@ class Repository:
         git(self.root, "add", "--all", "--", folder)
         git(self.root, "commit", "--quiet", "--cleanup=whitespace", "--file=-", "--", folder, stdin=message)
         return self.head()
+
+
+def _pairs(trailers: str) -> dict[str, str]:
+    lines = (line.partition(": ") for line in trailers.split("\n") if line)
+    return {key: value for key, _, value in lines}

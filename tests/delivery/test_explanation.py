@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from delivery import explanation, kubernetes
-from delivery.explanation import ABORTED_BY_PERSON, FAILED_MARK, METRIC_LABELS, NOT_READY, aborted
+from delivery import changes, explanation, kubernetes, status
+from delivery.explanation import ABORTED_BY_PERSON, FAILED_MARK, METRIC_LABELS, NOT_READY, WHOLE_TRAFFIC, aborted
 from delivery.release import Release
 from delivery.repository import Commit, Repository
 from delivery.rollout import weight
@@ -24,16 +24,16 @@ STATUS = {
 }
 
 
-def rollout(strategy: dict[str, Any] = CANARY, **status: Any) -> dict[str, Any]:
+def rollout(strategy: dict[str, Any] = CANARY, **changed: Any) -> dict[str, Any]:
     template = {"spec": {"containers": [{"image": f"example.org/iris@{NEW}"}]}}
-    return {"spec": {"strategy": strategy, "template": template}, "status": STATUS | status}
+    return {"spec": {"strategy": strategy, "template": template}, "status": STATUS | changed}
 
 
-def run(**status: Any) -> dict[str, Any]:
+def run(**changed: Any) -> dict[str, Any]:
     """Return an AnalysisRun of the new version, which has failed."""
     metadata = {"creationTimestamp": f"{MEASURED:%Y-%m-%dT%H:%M:%SZ}", "labels": {"step-index": "1"}}
     metric = {"name": "server-errors", "failureCondition": "result[0] > 0.01"}
-    return {"metadata": metadata, "spec": {"metrics": [metric]}, "status": {"phase": "Failed", **status}}
+    return {"metadata": metadata, "spec": {"metrics": [metric]}, "status": {"phase": "Failed", **changed}}
 
 
 def commit(after: timedelta) -> Commit:
@@ -98,6 +98,61 @@ def test_gate_without_a_measurement_is_explained_by_its_message(cluster: dict[st
     assert "  | unable to resolve metric arguments" in explained()
 
 
+def test_failed_gate_is_compared_with_the_stable_version(
+    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = 'errors{service="iris-canary", hash="new"}'
+    measured = {"value": "[0.304]", "finishedAt": "2026-11-24T16:18:10Z"}
+    [result] = cluster["runs"][0]["status"]["metricResults"]
+    result |= {"measurements": [measured], "metadata": {"ResolvedPrometheusQuery": query}}
+    answers = {query.replace("canary", "stable").replace("new", "old"): 0.0}
+    monkeypatch.setattr(kubernetes, "number", lambda asked, _: answers.get(asked))
+    assert "30.4 %     limit 1 %    stable 0 %\n" in explained()
+
+
+def test_golden_gate_is_explained_by_its_log(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    measurement = {"phase": "Failed", "metadata": {"job-name": "golden-1"}}
+    golden = run(metricResults=[{"name": "golden", "phase": "Failed", "measurements": [measurement]}])
+    golden["spec"]["metrics"], golden["metadata"]["labels"] = [{"name": "golden"}], {"step-index": "0"}
+    cluster["runs"] = [golden]
+    logs = {"job-name=golden-1": ["recorded is class 1"]}
+    monkeypatch.setattr(kubernetes, "last_log_lines", lambda _, selector, **__: logs.get(selector, ["noise"]))
+    text = explained()
+    assert text.startswith("Aborted before any traffic: golden gate failed\n\n")
+    assert f"Measured before any traffic:\n  {FAILED_MARK:>7}  golden gate\n  | recorded is class 1\n\n" in text
+    assert "noise" not in text
+
+
+def test_blue_green_release_is_explained(cluster: dict[str, Any]) -> None:
+    cluster["rollout"] = rollout({"blueGreen": {}})
+    cluster["runs"][0]["metadata"]["labels"] = {"rollout-type": "PostPromotion"}
+    text = explained()
+    assert text.startswith("Aborted at 100 % of traffic: server errors at the pods 30.4 %, limit 1 %\n")
+    assert f"\nRequests: {WHOLE_TRAFFIC}\n" in text
+    cluster["runs"][0]["metadata"]["labels"] = {"rollout-type": "PrePromotion"}
+    assert "\nRequests: none went to the new version\n" in explained()
+
+
+def test_status_shows_git_argo_cd_the_rollout_and_its_gates(
+    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = {
+        "status": {"sync": {"status": "Synced", "revision": "049f066a32c"}, "health": {"status": "Healthy"}}
+    }
+    monkeypatch.setattr(kubernetes, "application", lambda _: application)
+    monkeypatch.setattr(changes, "current", lambda *_: Release(NEW, '{"version": "2"}'))
+    cluster["rollout"] = rollout(abort=False, phase="Progressing", message="", currentStepIndex=1)
+    _, *lines = status.lines(Repository(Path()), "prod")
+    assert lines == [
+        "Argo CD   Synced to commit 049f066a32, Healthy",
+        f"rollout   Progressing: {NEW[:19]} serves 10 % of traffic, step 1 of 2",
+        "gate      Failed",
+        "   failed  server errors at the pods    30.4 %     limit 1 %",
+    ]
+    cluster["rollout"] = None
+    assert list(status.lines(Repository(Path()), "prod"))[-1] == "rollout   none"
+
+
 def test_pods_that_are_not_ready_are_explained(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     running = {"state": {"running": {}}, "restartCount": 0}
     missing = {"state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}, "restartCount": 0}
@@ -148,7 +203,7 @@ def test_log_lines_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("strategy", "status", "expected"),
+    ("strategy", "changed", "expected"),
     [
         (CANARY, {"abort": False, "currentStepIndex": 0}, 0),
         (CANARY, {"abort": False, "currentStepIndex": 1}, 10),
@@ -160,5 +215,5 @@ def test_log_lines_may_be_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"blueGreen": {}}, {"abort": False, "blueGreen": {"activeSelector": "old"}}, 0),
     ],
 )
-def test_weight_is_read_from_the_rollout(strategy: dict[str, Any], status: dict[str, Any], expected: int) -> None:
-    assert weight(rollout(strategy, **status)) == expected
+def test_weight_is_read_from_the_rollout(strategy: dict[str, Any], changed: dict[str, Any], expected: int) -> None:
+    assert weight(rollout(strategy, **changed)) == expected
