@@ -176,8 +176,8 @@ def test_history_lists_who_released_what_and_how_it_ended(repository: Repository
         ),
         # Written by an older version.
         (
-            "model 3 was taken back from prod at noon.\n\nIt was not ready.",
-            "model 3 was taken back from prod at noon.",
+            "model 3 was withdrawn from prod at noon.\n\nIt was not ready.",
+            "model 3 was withdrawn from prod at noon.",
         ),
         (" ", "No reason was given."),
     ],
