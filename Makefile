@@ -68,7 +68,7 @@ doctor: .venv/ready ## what the cluster needs of this machine, and how to fix wh
 	@$(BIN)/python -m tools.cluster doctor
 
 test-cluster: .venv/ready ## test the cluster, from nothing to nothing (needs root)
-	@$(BIN)/pytest -m tools.cluster
+	@$(BIN)/pytest -m cluster
 
 test-install: .venv/ready ## follow docs/OPERATIONS.md from an empty Kubernetes to a first release (needs root)
 	@$(BIN)/pytest -m install
