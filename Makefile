@@ -1,9 +1,10 @@
-# The one command surface for people and CI: each target sets up what it needs, and only what is stale.
+# The commands for people and for CI. Each target sets up what it needs, and only what is stale. `make help` shows the
+# targets that people type; those without a text there are for CI and for maintainers (CONTRIBUTING.md).
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image test-supply test-stack test-cluster test-install test-wine lint bench image up down demo drill \
-	drill-core shell programs doctor lock check-lock compose
+.PHONY: help run test test-image test-supply test-stack test-cluster test-cluster-and-drill test-install test-wine lint bench \
+	image up down demo drill drill-core shell programs doctor lock check-lock compose
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,64 +17,78 @@ LOCK_SERVICE := $(LOCK) pyproject.toml --constraints requirements.txt
 LOCK_PIPELINE := $(LOCK) --group pipeline --constraints requirements.txt
 LOCK_TOOLS := $(LOCK) --group programs
 
-help: ## show this
+help: ## show the targets that people type
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 run: .venv/ready model/model.json ## train, register and serve on http://localhost:8000, with a real PostgreSQL
 	@$(BIN)/python -m tools run
 
+# Two workers, each with a PostgreSQL and a trained model of its own; a module's tests run in one worker.
 test: .venv/ready ## run every test but those with a target of their own, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -m "not image and not supply and not cluster and not wine and not install and not stack"
+	@$(BIN)/coverage run -m pytest --numprocesses=2 --dist=loadscope \
+		-m "not image and not supply and not cluster and not drill and not wine and not install and not stack"
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
-test-image: .venv/ready ## build the serving image and test it running (needs root or docker)
+# Build the serving image and test it running; needs root or docker.
+test-image: .venv/ready
 	@$(BIN)/pytest -m image
 
-test-supply: .venv/ready ## sign an image, list its parts, tell it from unsigned ones (builds syft once)
+# Sign an image and describe it by an SBOM, and tell it from unsigned ones; builds syft once.
+test-supply: .venv/ready
 	@$(BIN)/pytest -m supply
 
-test-stack: .venv/ready ## bring docker-compose.yml up on a Docker engine of its own (needs root; waits 7 min for an alert)
+# Bring docker-compose.yml up on a Docker engine of its own; needs root.
+test-stack: .venv/ready
 	@$(BIN)/pytest -m stack
 
-compose: .env ## the whole stack in containers, at http://localhost:8000 (needs docker)
+compose: .env ## start the whole stack in containers, at http://localhost:8000 (needs docker)
 	@docker compose up --detach
 
-# Without .venv: for a stack in containers a machine needs Python and nothing of it.
+# Without .venv: for the stack in containers a machine needs only Python.
 .env:
 	@$(PYTHON) -m tools.compose
 
 up: .venv/ready ## start a real Kubernetes on this machine (needs root; builds its programs once, about 25 min)
 	@$(BIN)/python -m tools.cluster up
 
-down: .venv/ready ## end it, and leave nothing
+down: .venv/ready ## stop the cluster and remove all that it made
 	@$(BIN)/python -m tools.cluster down
 
-demo: up ## ship a good model and a bad image by commit, and watch the bad one come back; ends in a report
+demo: up ## ship a good model and a bad image by commit, watch the bad one rolled back; ends in a report
 	@$(BIN)/python -m tools.drill demo
 
-drill: up ## play every way in which a release can go, and show what became of each (more than an hour)
+drill: up ## play every way in which a release can go, and show how each ended (more than an hour)
 	@$(BIN)/python -m tools.drill run
 
-drill-core: up ## play the five that CI plays, from nothing to nothing
+# Play the five scenarios that CI plays, in a cluster that ends with them.
+drill-core: up
 	@trap '$(BIN)/python -m tools.cluster down' EXIT; $(BIN)/python -m tools.drill run --core
 
-shell: .venv/ready ## a shell in it, with kubectl and the rest
+shell: .venv/ready ## open a shell in the cluster, with kubectl and the other programs
 	@$(BIN)/python -m tools.cluster exec -- bash
 
-programs: .venv/ready ## build every program that is pinned here, once
+# Build every pinned program once.
+programs: .venv/ready
 	@$(BIN)/python -m tools.cluster build
 
-doctor: .venv/ready ## what the cluster needs of this machine, and how to fix what is missing
+doctor: .venv/ready ## check what the cluster needs of this machine, and say how to fix what is missing
 	@$(BIN)/python -m tools.cluster doctor
 
-test-cluster: .venv/ready ## test the cluster, from nothing to nothing (needs root)
+# Start a cluster, test it, and test that `down` leaves nothing; needs root.
+test-cluster: .venv/ready
 	@$(BIN)/pytest -m cluster
 
-test-install: .venv/ready ## follow docs/OPERATIONS.md from an empty Kubernetes to a first release (needs root)
+# The same, with the five scenarios of drill-core played in that cluster: one cluster is started instead of two.
+test-cluster-and-drill: .venv/ready
+	@$(BIN)/pytest -m "cluster or drill"
+
+# Follow docs/OPERATIONS.md from an empty Kubernetes to a first release; needs root.
+test-install: .venv/ready
 	@$(BIN)/pytest -m install
 
-test-wine: .venv/ready ## have a model of another data set promoted, as its document says (needs root; about 10 min)
+# Promote a model of another data set in a cluster, as docs/BRING-YOUR-OWN-MODEL.md says; needs root, about 10 min.
+test-wine: .venv/ready
 	@$(BIN)/pytest -m wine
 
 lint: .venv/ready ## check format, style, types, locks, YAML, shell, Dockerfiles, workflows and documents
@@ -95,13 +110,13 @@ bench: .venv/ready model/model.json ## measure the service against bare uvicorn 
 image: .venv/ready model/model.json ## build the serving image, with docker or buildah
 	@$(BIN)/python -m tools image
 
-lock: .venv/ready ## write the lock files anew from pyproject.toml (UPGRADE=--upgrade takes newer versions)
+lock: .venv/ready ## write the lock files from pyproject.toml (UPGRADE=--upgrade takes newer versions)
 	$(LOCK_ALL) $(UPGRADE) --output-file requirements.txt
 	$(LOCK_SERVICE) --output-file service/requirements.txt
 	$(LOCK_PIPELINE) --output-file pipeline/requirements.txt
 	$(LOCK_TOOLS) --output-file tools/requirements.txt
 
-# Locks that are current come out of their own sources unchanged.
+# Current locks, compiled again, come out unchanged.
 check-lock: .venv/ready
 	@mkdir -p .local/lock/{.,service,pipeline,tools}
 	@for lock in {,service/,pipeline/,tools/}requirements.txt; do cp $$lock .local/lock/$$lock; done
@@ -112,7 +127,7 @@ check-lock: .venv/ready
 	@for lock in {,service/,pipeline/,tools/}requirements.txt; do diff $$lock .local/lock/$$lock \
 		|| { echo "the locks do not follow from pyproject.toml; run: make lock" >&2; exit 1; }; done
 
-# Everything at once and by hash, with uv, which is itself taken from the lock: 22 s where pip needs 70.
+# Install everything by hash with uv, which is itself installed from the lock: 22 s where pip needs 70.
 .venv/ready: requirements.txt
 	@echo "setting up .venv"
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 15) else \

@@ -11,6 +11,7 @@ from delivery.kubernetes import KubernetesObject
 from tests.support.running import ROOT, wait_until
 from tools.cluster import node
 
+PLACEHOLDER = ROOT / "tests/support/placeholder.yaml"
 CLUSTER = [sys.executable, "-m", "tools.cluster"]
 MINUTES = 60.0
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
+import yaml
 
-from delivery.kubernetes import KubernetesObject
 from tests.support import docker_engine
 from tests.support.running import ROOT, SETOSA, wait_until
 from tests.tools.test_compose import PORTS
@@ -44,6 +44,7 @@ USER 0:0
 RUN install --directory --owner=999 --group=999 /var/lib/postgresql/data
 USER 999:999
 """
+Container = dict[str, Any]
 
 
 class Stack(NamedTuple):
@@ -53,9 +54,13 @@ class Stack(NamedTuple):
     env_file: Path
     services: tuple[str, ...]
 
-    def up(self) -> None:
-        """Bring up all there is: what a person does, but that the images are there already."""
-        self.compose("up", "--detach", "--no-build", *self.services)
+    def up(self, *files: Path) -> None:
+        """Bring up every service as a person does, except that the images are already there.
+
+        `files` are compose files whose settings come on top of those of docker-compose.yml.
+        """
+        options = [f"--file={file}" for file in files]
+        self.compose(*options, "up", "--detach", "--no-build", *self.services)
 
     def compose(self, *arguments: str) -> str:
         """Run a command of Docker Compose; return what it prints."""
@@ -65,7 +70,7 @@ class Stack(NamedTuple):
             pytest.fail(f"{arguments}: {done.stderr}\n{logs.stdout}")
         return done.stdout
 
-    def containers(self) -> dict[str, KubernetesObject]:
+    def containers(self) -> dict[str, Container]:
         """Return all that the engine says of each container, by service."""
         with self.engine.api() as client:
             found = {
@@ -122,8 +127,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Everything brought up by one command from nothing; with the engine it goes, and leaves nothing."""
     packages.need("curl", "curl")
     desk = tmp_path_factory.mktemp("desk")
-    for mounted in ("local", "monitoring"):
-        (desk / mounted).symlink_to(ROOT / mounted)
     env_file = compose.write(desk, os.environ)
     configured = json.loads(_compose(env_file, "config", "--format=json").stdout)["services"]
     with docker_engine.running() as running:
@@ -167,7 +170,7 @@ def _images(builder: Builder, folder: Path) -> Iterator[tuple[str, str]]:
     yield "postgres", builder.build(context, "postgres:stack")
 
 
-def _wait_until_well(stack: Stack) -> None:
+def _wait_until_healthy(stack: Stack) -> None:
     def well() -> bool:
         states = {name: found["State"] for name, found in stack.containers().items() if name != "train"}
         return all(state["Health"]["Status"] == "healthy" for state in states.values())
@@ -176,7 +179,7 @@ def _wait_until_well(stack: Stack) -> None:
 
 
 def test_one_command_ends_with_every_service_well_and_the_training_done(stack: Stack) -> None:
-    _wait_until_well(stack)
+    _wait_until_healthy(stack)
     found = stack.containers()
     assert found.keys() == set(stack.services)
     assert (found["train"]["State"]["Status"], found["train"]["State"]["ExitCode"]) == ("exited", 0)
@@ -234,7 +237,33 @@ def test_a_second_up_changes_nothing(stack: Stack) -> None:
     assert state() == before
 
 
-def test_without_postgresql_predictions_go_on_an_alert_tells_of_it_and_none_is_lost(stack: Stack) -> None:
+def test_prometheus_evaluates_the_rules_of_the_repository(stack: Stack) -> None:
+    def evaluated() -> bool:
+        groups = stack.ask("prometheus", "/api/v1/rules")["data"]["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
+        assert [(rule["name"], rule.get("duration", 0)) for rule in rules] == written
+        return all(rule["health"] == "ok" for rule in rules)
+
+    groups = yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())["groups"]
+    written = [
+        (rule.get("alert") or rule["record"], 60 * int(rule.get("for", "0m").removesuffix("m")))
+        for group in groups
+        for rule in group["rules"]
+    ]
+    wait_until(evaluated, "every rule to be evaluated")
+
+
+def test_without_postgresql_the_service_answers_alerts_fire_and_no_prediction_is_lost(
+    stack: Stack, tmp_path: Path
+) -> None:
+    # rules.test.yml proves how long each alert waits. This test is about the way from a rule to Alertmanager.
+    impatient = re.sub(r"\bfor: \d+m", "for: 5s", (ROOT / "monitoring/rules.yml").read_text())
+    (tmp_path / "rules.yml").write_text(impatient)
+    mount = f"{tmp_path}/rules.yml:/etc/prometheus/rules.yml:ro"
+    override = tmp_path / "compose.yml"
+    override.write_text(json.dumps({"services": {"prometheus": {"volumes": [mount]}}}))
+    stack.up(override)
+    _wait_until_healthy(stack)
     stack.compose("stop", "postgres", "drift")
     answered = []
 
@@ -243,17 +272,18 @@ def test_without_postgresql_predictions_go_on_an_alert_tells_of_it_and_none_is_l
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}; there is {stack.alerts()}"
             answered.append(stack.predict())
-            time.sleep(1)
+            time.sleep(0.3)
 
-    # That nothing of drift answers, and therefore not this process of it: the second is what the first explains.
+    # No process of drift answers: TargetGone fires, and inhibits TargetDown, which is about a single process.
     gone = {("TargetGone", "iris-drift"): "active", ("TargetDown", "iris-drift"): "suppressed"}
-    predict_until(lambda: gone.items() <= stack.alerts().items(), "the alerts of drift", 5 * MINUTES)
+    predict_until(lambda: gone.items() <= stack.alerts().items(), "the alerts of drift", 3 * MINUTES)
     growing = ("JournalGrowing", "iris")
-    predict_until(lambda: stack.alerts().get(growing) == "active", "the journal's alert", 8 * MINUTES)
-    stack.up()
+    predict_until(lambda: stack.alerts().get(growing) == "active", "the journal's alert", 4 * MINUTES)
+    stack.up(override)
     predict_until(lambda: not stack.alerts().keys() & {growing, *gone}, "the end of the alerts", 5 * MINUTES)
-    wait_until(lambda: set(answered) <= set(stack.rows()), "all that was answered to be in the table")
+    wait_until(lambda: set(answered) <= set(stack.rows()), "every answered prediction to be in the table")
     assert len(answered) > 100
+    stack.up()
 
 
 def test_told_to_stop_the_service_ships_what_it_has_answered_and_ends_without_an_error(stack: Stack) -> None:
@@ -268,7 +298,7 @@ def test_what_was_logged_and_learned_is_still_there_after_down_and_up(stack: Sta
     stack.compose("down")
     assert not stack.containers()
     stack.up()
-    _wait_until_well(stack)
+    _wait_until_healthy(stack)
     assert (stack.rows(), stack.registered()) == (rows, registered)
     logs = stack.ask("api", "/logs?limit=1000")["logs"]
     assert {row["request_id"] for row in logs} == set(rows)
@@ -279,6 +309,6 @@ def test_what_was_logged_and_learned_is_still_there_after_down_and_up(stack: Sta
 def test_a_model_trained_anew_is_the_registrys_next_version_and_answers_after_a_restart(stack: Stack) -> None:
     stack.compose("run", "--rm", "--pull=never", "train", "python", "-m", "pipeline", "--out", "/models/iris")
     stack.compose("restart", "api", "drift")
-    _wait_until_well(stack)
+    _wait_until_healthy(stack)
     assert stack.ask("api", "/predict", features=SETOSA)["version"] == "2"
     assert {version["version"] for version in stack.registered()} == {"1", "2"}

@@ -1,4 +1,4 @@
-"""The one cluster of a run: brought up for the first test that asks for it, for all files here, and ended."""
+"""The one cluster of a run, shared by every file here: the first test that needs it brings it up."""
 
 import subprocess
 from collections.abc import Iterator
@@ -6,13 +6,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import snapshot
-from tests.support.cluster_commands import CLUSTER, kill_up_when, kubectl, up, wait_for_rollout
+from tests.support.cluster_commands import CLUSTER, PLACEHOLDER, kill_up_when, kubectl, up, wait_for_rollout
 from tests.support.running import ROOT
 from tools.cluster import doctor, images, node
 from tools.engine import buildah
 from tools.image import BASE, find_base
 
-PLACEHOLDER = ROOT / "tests/support/placeholder.yaml"
+LAST = ("test_drill_core.py", "test_down.py")
+"""The drill deletes the placeholder that other files use, and the tests of `down` end the cluster."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the tests of the files in LAST to the end, in the order of LAST."""
+    items.sort(key=lambda item: LAST.index(item.path.name) if item.path.name in LAST else -1)
 
 
 @pytest.fixture(scope="session")
