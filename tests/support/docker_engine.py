@@ -1,6 +1,6 @@
-"""A Docker engine of its own: Debian's dockerd and containerd, with a network and mounts that nobody else has.
+"""A private Docker engine: Debian's dockerd and containerd, in their own network and mount namespaces.
 
-Nothing of this machine is changed and no port of it is taken, so that it runs beside anything.
+It changes nothing on this machine and takes none of its ports, so that anything else may run beside it.
 """
 
 import contextlib
@@ -19,12 +19,11 @@ from tests.support.running import wait_until
 from tools import packages
 
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
-# When the test's process ends, however it does, the kernel ends unshare, by that the first process inside, and by
-# that all others, their mounts and their network.
-MACHINE = ("setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc")
-# The first process inside, which is called with a folder. The engine writes to /etc, so it gets a copy, and one in
-# which there is no name server. Not every root may protect itself when memory is short (CAP_SYS_RESOURCE); it has
-# to be told not to.
+# When the test's process ends, however it does, the kernel kills unshare, with it the first process inside, and
+# with that one all others, their mounts and their network.
+NAMESPACED = ("setpriv", "--pdeathsig=KILL", "unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc")
+# The first process inside; its argument is a folder. The engine writes to /etc, so it gets a copy without a name
+# server. Not every root may protect itself from the OOM killer (CAP_SYS_RESOURCE), so the engine must not try.
 SCRIPT = """
 cd "$1" || exit 1
 cp --archive /etc etc
@@ -43,47 +42,47 @@ class Engine(NamedTuple):
 
     folder: Path
     init: int
-    """The number that its first process has on this machine."""
+    """The process id of its first process, as this machine sees it."""
 
     @property
     def host(self) -> str:
-        """Its address: a socket on the disk, which is reached from any network."""
+        """The engine's address: a socket on the disk, which every network namespace can reach."""
         return f"unix://{self.folder}/socket"
 
-    def inside(self, *command: str) -> str:
-        """Run a command in its network, where ports are published; return what it prints."""
+    def nsenter(self, *command: str) -> str:
+        """Run a command in the engine's network, where its ports are published; return the output."""
         enter = ["nsenter", f"--target={self.init}", "--net"]
         done = subprocess.run([*enter, *command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}{done.stdout}"
         return done.stdout
 
     def api(self) -> httpx.Client:
-        """Return a client of its API."""
+        """Return a client of the engine's API."""
         transport = httpx.HTTPTransport(uds=f"{self.folder}/socket")
         return httpx.Client(transport=transport, base_url="http://engine", timeout=300)
 
     def listens(self) -> bool:
-        """Whether its socket takes connections; the first that is asked for waits until it is ready."""
+        """Whether the socket accepts connections; the first request then waits until the engine is ready."""
         with socket.socket(socket.AF_UNIX) as connection:
             return connection.connect_ex(f"{self.folder}/socket") == 0
 
     def load(self, archive: Path) -> None:
-        """Take in the image of an archive, under the name that it has there."""
+        """Load the image of an archive, under its name in the archive."""
         with self.api() as client, archive.open("rb") as content:
             assert "Loaded image" in client.post("/images/load", content=content).raise_for_status().text
 
 
 @contextlib.contextmanager
 def running() -> Iterator[Engine]:
-    """Yield an engine that holds nothing yet; it ends with the block, and an AssertionError says what it left."""
+    """Yield an empty engine, which ends with the block. Raises AssertionError if it leaves anything behind."""
     if os.geteuid():
-        pytest.fail("a Docker engine of its own needs root")
+        pytest.fail("a private Docker engine needs root")
     packages.need("dockerd", "docker.io")
     packages.need("ip", "iproute2")
     with tempfile.TemporaryDirectory(prefix="iris-engine-") as name:
         folder = Path(name)
-        environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": name}  # no proxy of whoever starts it
-        with subprocess.Popen([*MACHINE, "bash", "-c", SCRIPT, "bash", name], env=environ) as process:
+        environ = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": name}  # without the proxy of the user
+        with subprocess.Popen([*NAMESPACED, "bash", "-c", SCRIPT, "bash", name], env=environ) as process:
             try:
                 wait_until(lambda: process.poll() is not None or _family(process.pid)[1:], "the first process")
                 engine = Engine(folder, _family(process.pid)[1])
@@ -103,10 +102,10 @@ def running() -> Iterator[Engine]:
 
 
 def _family(pid: int) -> list[int]:
-    """Return a process and all that descend from it."""
+    """Return the ids of a process and of all its descendants."""
     found = [pid]
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # it may just have ended
+        with contextlib.suppress(OSError):  # the process may just have ended
             for child in file.read_text().split():
                 found += _family(int(child))
     return found
@@ -124,13 +123,13 @@ def _all_namespaces() -> set[str]:
 
 
 def _removed(group: str) -> bool:
-    """Remove a control group; one is still in use for a moment after its last process has left its namespaces."""
+    """Remove a control group, unless it is still in use, as for a moment after its last process has ended."""
     with contextlib.suppress(OSError):
         Path(group).rmdir()
     return not Path(group).exists()
 
 
 def _control_groups(name: str) -> list[Path]:
-    """Return the trees of that name: one in version 2, one for each controller in version 1."""
+    """Return the control groups of that name: one in version 2, one for each controller in version 1."""
     root = Path("/sys/fs/cgroup")
     return [*root.glob(name), *root.glob(f"*/{name}")]

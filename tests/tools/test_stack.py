@@ -1,6 +1,6 @@
-"""docker-compose.yml, brought up and used on a real Docker engine; without Grafana, whose image cannot be had.
+"""docker-compose.yml, brought up and used on a real Docker engine; without Grafana, whose image is not available.
 
-The other images that are not built here are stand-ins: the same programs, with the folders of the originals.
+The images that docker-compose.yml does not build are stand-ins: the same programs in the same folders.
 """
 
 import json
@@ -31,7 +31,7 @@ from tools.image import find_base, pip_secrets
 pytestmark = pytest.mark.stack
 
 MINUTES = 60.0
-NOT_HAD = "grafana"
+NOT_AVAILABLE = "grafana"
 MONITOR = """\
 FROM {base}
 COPY --chmod=0755 {programs} /usr/local/bin/
@@ -48,7 +48,7 @@ Container = dict[str, Any]
 
 
 class Stack(NamedTuple):
-    """A project of Docker Compose on an engine of its own."""
+    """A project of Docker Compose on its own engine."""
 
     engine: docker_engine.Engine
     env_file: Path
@@ -71,7 +71,7 @@ class Stack(NamedTuple):
         return done.stdout
 
     def containers(self) -> dict[str, Container]:
-        """Return all that the engine says of each container, by service."""
+        """Return the engine's description of each container, by service."""
         with self.engine.api() as client:
             found = {
                 item["Labels"]["com.docker.compose.service"]: item["Id"]
@@ -80,24 +80,24 @@ class Stack(NamedTuple):
             return {name: client.get(f"/containers/{number}/json").json() for name, number in found.items()}
 
     def ask(self, service: str, path: str, **body: Any) -> Any:
-        """Ask a published port, by GET or with a body by POST; return the JSON of the answer."""
+        """Send a request to a published port, a POST if it has a body; return the JSON of the answer."""
         options = ["--silent", "--show-error", "--fail-with-body", "--max-time", "30"]
         if body:
             options += ["--header", "Content-Type: application/json", "--data", json.dumps(body)]
-        return json.loads(self.engine.inside("curl", *options, f"http://127.0.0.1:{PORTS[service]}{path}"))
+        return json.loads(self.engine.nsenter("curl", *options, f"http://127.0.0.1:{PORTS[service]}{path}"))
 
     def predict(self) -> str:
-        """Have a flower classified; return the request's id."""
+        """Request a prediction; return the request's id."""
         answer: str = self.ask("api", "/predict", features=SETOSA)["request_id"]
         return answer
 
     def value(self, query: str) -> float | None:
-        """Return what Prometheus answers, None when it has no such series."""
+        """Return the value of a query to Prometheus, None if it has no such series."""
         [*samples] = self.ask("prometheus", f"/api/v1/query?query={quote(query)}")["data"]["result"]
         return float(samples[0]["value"][1]) if samples else None
 
     def alerts(self) -> dict[tuple[str, str], str]:
-        """Return the state of each alert that Alertmanager has, by name and job."""
+        """Return the state of each alert in Alertmanager, by name and job."""
         found = self.ask("alertmanager", "/api/v2/alerts")
         return {
             (alert["labels"]["alertname"], alert["labels"].get("job", "")): alert["status"]["state"]
@@ -111,7 +111,7 @@ class Stack(NamedTuple):
         return self.compose("exec", "-T", "postgres", *psql, f"--command={statement}").split()
 
     def registered(self) -> Any:
-        """Return the versions that MLflow's registry has."""
+        """Return the model versions in MLflow's registry."""
         return self.ask("mlflow", "/api/2.0/mlflow/model-versions/search")["model_versions"]
 
 
@@ -124,13 +124,13 @@ def _compose(env_file: Path, *arguments: str, **variables: str) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Everything brought up by one command from nothing; with the engine it goes, and leaves nothing."""
+    """The whole stack, brought up by one command on an empty engine, and removed with that engine."""
     packages.need("curl", "curl")
     desk = tmp_path_factory.mktemp("desk")
     env_file = compose.write(desk, os.environ)
     configured = json.loads(_compose(env_file, "config", "--format=json").stdout)["services"]
     with docker_engine.running() as running:
-        stack = Stack(running, env_file, tuple(sorted(configured.keys() - {NOT_HAD})))
+        stack = Stack(running, env_file, tuple(sorted(configured.keys() - {NOT_AVAILABLE})))
         with tempfile.TemporaryDirectory(prefix="iris-stack-") as folder:
             builder = buildah()
             for name, image in _images(builder, Path(folder)):
@@ -144,7 +144,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def _images(builder: Builder, folder: Path) -> Iterator[tuple[str, str]]:
-    """Build an image for each service; yield a service that has it, and the image."""
+    """Build the image of each service; yield a service that uses the image, and the image."""
     base = find_base(builder)
     with pip_secrets(os.environ) as secrets:
         options = (f"--build-arg=BASE={base}", *secrets)
@@ -171,14 +171,14 @@ def _images(builder: Builder, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _wait_until_healthy(stack: Stack) -> None:
-    def well() -> bool:
+    def healthy() -> bool:
         states = {name: found["State"] for name, found in stack.containers().items() if name != "train"}
         return all(state["Health"]["Status"] == "healthy" for state in states.values())
 
-    wait_until(well, "every service to be healthy", 5 * MINUTES)
+    wait_until(healthy, "every service to be healthy", 5 * MINUTES)
 
 
-def test_one_command_ends_with_every_service_well_and_the_training_done(stack: Stack) -> None:
+def test_one_command_starts_every_service_and_trains_a_model(stack: Stack) -> None:
     _wait_until_healthy(stack)
     found = stack.containers()
     assert found.keys() == set(stack.services)
@@ -186,7 +186,7 @@ def test_one_command_ends_with_every_service_well_and_the_training_done(stack: S
     assert all(container["RestartCount"] == 0 for container in found.values())
 
 
-def test_a_prediction_is_in_the_log_the_table_and_prometheus_and_its_version_is_mlflows_run(stack: Stack) -> None:
+def test_a_prediction_reaches_log_table_and_prometheus_with_the_version_of_its_mlflow_run(stack: Stack) -> None:
     answer = stack.ask("api", "/predict", features=SETOSA)
     info = stack.ask("api", "/info")
     [version] = stack.registered()
@@ -198,29 +198,29 @@ def test_a_prediction_is_in_the_log_the_table_and_prometheus_and_its_version_is_
     wait_until(lambda: answer["request_id"] in stack.rows(), "the row")
     logs = {row["request_id"]: row for row in stack.ask("api", "/logs")["logs"]}
     assert logs[answer["request_id"]]["model_version"] == answer["version"]
-    wait_until(lambda: stack.value("sum(iris_predictions_total)") == 1, "Prometheus to have counted it")
+    wait_until(lambda: stack.value("sum(iris_predictions_total)") == 1, "Prometheus to count it")
     targets = dict.fromkeys(("iris", "iris-drift", "prometheus", "alertmanager"), 1.0)
     wait_until(lambda: {name: stack.value(f'up{{job="{name}"}}') for name in targets} == targets, "every target")
 
 
-def test_drift_is_measured_beside_the_service_and_prometheus_has_it(stack: Stack) -> None:
+def test_drift_is_measured_beside_the_service_and_scraped(stack: Stack) -> None:
     stack.ask("api", "/predict/batch", features=[SETOSA] * 200)
     wait_until(lambda: stack.value("iris_drift_sample_size") == 201, "the rows to be compared", 2 * MINUTES)
-    # All are of one class, which is unlike what was learned from.
-    wait_until(lambda: (stack.value("max(iris:drift_ratio)") or 0) > 1, "drift to be seen")
+    # All rows are of one class, unlike the training data.
+    wait_until(lambda: (stack.value("max(iris:drift_ratio)") or 0) > 1, "drift to be detected")
 
 
-def test_nothing_is_reached_from_another_machine_and_nobody_is_root_or_writes_to_a_root(stack: Stack) -> None:
-    listening = re.findall(r"^LISTEN +\d+ +\d+ +(\S+)", stack.engine.inside("ss", "-ltn"), re.MULTILINE)
-    assert sorted(listening) == sorted(f"127.0.0.1:{PORTS[name]}" for name in PORTS.keys() - {NOT_HAD})
+def test_ports_are_local_and_containers_run_unprivileged_on_a_read_only_root(stack: Stack) -> None:
+    listening = re.findall(r"^LISTEN +\d+ +\d+ +(\S+)", stack.engine.nsenter("ss", "-ltn"), re.MULTILINE)
+    assert sorted(listening) == sorted(f"127.0.0.1:{PORTS[name]}" for name in PORTS.keys() - {NOT_AVAILABLE})
     for name, container in stack.containers().items():
         if name == "train":
             continue
         status = stack.compose("exec", "-T", name, "cat", "/proc/1/status")
-        facts = dict(line.split(":\t", 1) for line in status.splitlines())
-        assert "0" not in facts["Uid"].split() + facts["Gid"].split(), name
-        assert {facts[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}, name
-        assert facts["NoNewPrivs"] == "1", name
+        process = dict(line.split(":\t", 1) for line in status.splitlines())
+        assert "0" not in process["Uid"].split() + process["Gid"].split(), name
+        assert {process[f"Cap{kind}"] for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}, name
+        assert process["NoNewPrivs"] == "1", name
         with pytest.raises(pytest.fail.Exception, match="Read-only file system"):
             stack.compose("exec", "-T", name, "mkdir", "/written")
         assert container["HostConfig"]["LogConfig"]["Type"] == "local"
@@ -228,8 +228,8 @@ def test_nothing_is_reached_from_another_machine_and_nobody_is_root_or_writes_to
 
 def test_a_second_up_changes_nothing(stack: Stack) -> None:
     def state() -> Any:
-        lasting = {name: found for name, found in stack.containers().items() if name != "train"}
-        started = {name: (found["Id"], found["State"]["StartedAt"]) for name, found in lasting.items()}
+        services = {name: found for name, found in stack.containers().items() if name != "train"}
+        started = {name: (found["Id"], found["State"]["StartedAt"]) for name, found in services.items()}
         return started, stack.registered(), stack.ask("api", "/info")
 
     before = state()
@@ -270,7 +270,7 @@ def test_without_postgresql_the_service_answers_alerts_fire_and_no_prediction_is
     def predict_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"waited in vain for {what}; there is {stack.alerts()}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}; the alerts are {stack.alerts()}"
             answered.append(stack.predict())
             time.sleep(0.3)
 
@@ -286,14 +286,14 @@ def test_without_postgresql_the_service_answers_alerts_fire_and_no_prediction_is
     stack.up()
 
 
-def test_told_to_stop_the_service_ships_what_it_has_answered_and_ends_without_an_error(stack: Stack) -> None:
+def test_on_stop_the_service_ships_every_answered_prediction_and_exits_without_an_error(stack: Stack) -> None:
     answered = [stack.predict() for _ in range(5)]
     stack.compose("stop", "api")
     assert stack.containers()["api"]["State"]["ExitCode"] == 0
     assert set(answered) <= set(stack.rows())
 
 
-def test_what_was_logged_and_learned_is_still_there_after_down_and_up(stack: Stack) -> None:
+def test_predictions_and_models_survive_down_and_up(stack: Stack) -> None:
     rows, registered = stack.rows(), stack.registered()
     stack.compose("down")
     assert not stack.containers()
@@ -306,7 +306,7 @@ def test_what_was_logged_and_learned_is_still_there_after_down_and_up(stack: Sta
     assert (stack.value("max_over_time(iris_drift_sample_size[1h])") or 0) >= 201
 
 
-def test_a_model_trained_anew_is_the_registrys_next_version_and_answers_after_a_restart(stack: Stack) -> None:
+def test_a_retrained_model_is_the_registrys_next_version_and_serves_after_a_restart(stack: Stack) -> None:
     stack.compose("run", "--rm", "--pull=never", "train", "python", "-m", "pipeline", "--out", "/models/iris")
     stack.compose("restart", "api", "drift")
     _wait_until_healthy(stack)
