@@ -10,7 +10,7 @@ import yaml
 
 from delivery.kubernetes import KubernetesObject
 from delivery.release import IMAGE
-from tests.support.overlays import BUILT, RELEASE, render
+from tests.support.overlays import BUILT, RELEASE, build, copy_with_a_release
 from tests.support.phase import phases
 from tests.support.running import ROOT, SETOSA, RunningService, wait_until
 from tests.support.schemas import problems
@@ -29,11 +29,22 @@ DIFFERENT = {
 }
 
 
+class Rendered(dict[str, list[KubernetesObject]]):
+    """The objects of each overlay, rendered when a test first reads them."""
+
+    def __init__(self, copy: Path) -> None:
+        copy_with_a_release(copy)
+        self._copy = copy
+
+    def __missing__(self, name: str) -> list[KubernetesObject]:
+        self[name] = list(yaml.load_all(build(self._copy, name), yaml.CSafeLoader))
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[KubernetesObject]]:
     """The objects of each overlay, with a release in each environment."""
-    built = render(tmp_path_factory.mktemp("manifests"))
-    return {name: list(yaml.safe_load_all(text)) for name, text in built.items()}
+    return Rendered(tmp_path_factory.mktemp("manifests") / "copy")
 
 
 def _named(objects: list[KubernetesObject], kind: str) -> dict[str, KubernetesObject]:
@@ -92,6 +103,7 @@ def test_every_reference_resolves_to_exactly_one_object(
     assert weights == {canary["stableService"]: 100, canary["canaryService"]: 0}
     assert weights.keys() <= by_kind["Service"].keys()
     for name in re.findall(r"'templateName': '([^']+)'", str(canary["steps"])):
+        assert name in by_kind["AnalysisTemplate"]
         arguments = by_kind["AnalysisTemplate"][name]["spec"].get("args", [])
         needed = {argument["name"] for argument in arguments if "value" not in argument}
         for step in canary["steps"]:
@@ -125,13 +137,13 @@ def test_both_prediction_apis_are_public_and_log_and_metrics_are_not(
     (route,) = _named(rendered[environment], "IngressRoute")["iris"]["spec"]["routes"]
     assert route["match"].startswith(f"Host(`{HOSTS[environment]}`) && (Path(")
     whole = set(re.findall(r"\bPath\(`([^`]+)`\)", route["match"]))
-    (prefix,) = re.findall(r"\bPathPrefix\(`([^`]+)`\)", route["match"])
+    prefixes = tuple(re.findall(r"\bPathPrefix\(`([^`]+)`\)", route["match"]))
     model = "/v2/models/iris-classifier"
     for path in ("/predict", "/predict/batch", "/v2", "/v2/health/ready", model, f"{model}/versions/1/infer"):
-        assert path in whole or path.startswith(prefix), path
+        assert path in whole or path.startswith(prefixes), path
     for path in ("/", "/logs", "/metrics", "/metrics-prometheus", "/readyz"):
         assert path not in whole, path
-        assert not path.startswith(prefix), path
+        assert not path.startswith(prefixes), path
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
@@ -369,7 +381,7 @@ def test_argo_cd_projects_allow_exactly_what_is_deployed(
     for application in applications.values():
         spec = application["spec"]
         project = projects[spec["project"]]["spec"]
-        assert [spec["source"]["repoURL"]] == project["sourceRepos"]
+        assert [spec["source"].get("repoURL")] == project["sourceRepos"]
         places[spec["project"]].add(spec["destination"]["namespace"])
         for item in rendered[built[spec["source"]["path"]]]:
             assert item["metadata"]["namespace"] == spec["destination"]["namespace"]

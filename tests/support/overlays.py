@@ -9,6 +9,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from delivery import changes
 from delivery.release import COMPONENT, Release
 from tests.support.clone import NOTHING
@@ -40,6 +42,12 @@ BUILT = {
 
 def render(copy: Path) -> dict[str, str]:
     """Copy the manifests into a folder, and return the rendered YAML of each overlay by its name in BUILT."""
+    copy_with_a_release(copy)
+    return {name: build(copy, name) for name in BUILT}
+
+
+def copy_with_a_release(copy: Path) -> None:
+    """Copy the manifests into a folder, with a release in each environment."""
     for folder in ("manifests", "overlays", "monitoring"):
         shutil.copytree(ROOT / folder, copy / folder)
     for environment in ("dev", "prod"):
@@ -49,11 +57,12 @@ def render(copy: Path) -> dict[str, str]:
     (copy / "overlays/nothing/release" / COMPONENT).write_text(NOTHING)
     (copy / "blue-green").mkdir()
     (copy / "blue-green/kustomization.yaml").write_text(BLUE_GREEN)
-    return {name: _build(copy / folder) for name, folder in BUILT.items()}
 
 
-def _build(folder: Path) -> str:
+def build(copy: Path, name: str) -> str:
+    """Return the rendered YAML of an overlay of that copy, by its name in BUILT; fail if Kustomize rejects it."""
     kustomize = programs.folder("kustomize", print) / "kustomize"
-    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-500:]
+    done = subprocess.run([kustomize, "build", copy / BUILT[name]], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"kustomize build {BUILT[name]}: {done.stderr[-500:]}")
     return done.stdout
