@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import msgspec
 from starlette.types import Receive, Send
 
 JSON = (b"content-type", b"application/json")
@@ -34,8 +33,7 @@ async def read_json_body(
         raise RequestError(415, "content-type must be application/json")
     if int(headers.get(b"content-length", b"0")) > limit:
         raise _too_large(limit)
-    body = b""
-    more_body = True
+    body, more_body = b"", True
     while more_body:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -52,13 +50,6 @@ async def send_json(send: Send, status: int, body: bytes, *headers: tuple[bytes,
     length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": status, "headers": (JSON, length, *headers)})
     await send({"type": "http.response.body", "body": body})
-
-
-async def send_error(send: Send, error: RequestError, field: str, *headers: tuple[bytes, bytes]) -> None:
-    """Send the error's detail as an object with that one field."""
-    body = msgspec.json.encode({field: error.detail})
-    extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    await send_json(send, error.status, body, *extra, *headers)
 
 
 def _too_large(limit: int) -> RequestError:

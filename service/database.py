@@ -77,7 +77,11 @@ def connect(url: str) -> psycopg2.extensions.connection:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SET TIME ZONE 'UTC'")  # created_at is in the time zone of the session
-        _ensure_tables(connection)
+            # A user without the right to create tables can use existing ones.
+            cursor.execute(TABLES_EXIST)
+            if cursor.fetchall() != [(True,)]:
+                # Both statements are one transaction, so the lock is held until the tables are committed.
+                cursor.execute(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA}")
     except psycopg2.Error:
         connection.close()
         raise
@@ -115,16 +119,6 @@ def rejects_row(error: Exception) -> bool:
     if isinstance(error, psycopg2.Error):
         return (error.pgcode or "")[:2] in ("22", "23", "P0")
     return isinstance(error, UnicodeDecodeError)
-
-
-def _ensure_tables(connection: psycopg2.extensions.connection) -> None:
-    # Only if they are missing: a user without the right to create tables can use existing ones.
-    with connection.cursor() as cursor:
-        cursor.execute(TABLES_EXIST)
-        ((tables_exist,),) = cursor.fetchall()
-        if not tables_exist:
-            # Both statements are one transaction, so the lock is held until the tables are committed.
-            cursor.execute(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA}")
 
 
 def _wait(cancelled: int, connection: psycopg2.extensions.connection) -> None:

@@ -76,12 +76,10 @@ class Journal:
             with self._lock:
                 if self._closed:
                     self._open()
-                self._writer.execute(
-                    "INSERT INTO groups VALUES (?, ?, ?, ?)", (self._last + 1, size, created, records)
-                )
-                self._last += (
-                    1  # never reuse a removed group's id: the shipper remembers the last id that it shipped
-                )
+                # Never reuse a removed group's id: the shipper remembers the last id that it shipped.
+                group = (self._last + 1, size, created, records)
+                self._writer.execute("INSERT INTO groups VALUES (?, ?, ?, ?)", group)
+                self._last += 1
                 if not self.depth:
                     self._oldest = created
                 self.depth += size
@@ -225,9 +223,8 @@ def _lock_folder(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         owner = os.open(folder / "owner.lock", os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
-        raise JournalError(
-            f"cannot write the journal's folder {folder}: {error.strerror}; IRIS_JOURNAL_DIR is its path"
-        ) from error
+        message = f"cannot write the journal's folder {folder}: {error.strerror}; IRIS_JOURNAL_DIR is its path"
+        raise JournalError(message) from error
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

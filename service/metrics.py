@@ -7,19 +7,16 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service.journal import Journal
+from service.model import Model
 from service.schema import Answer
-
-if TYPE_CHECKING:
-    from service.journal import Journal
-    from service.model import Model
-    from service.shipper import Shipper
+from service.shipper import Shipper
 
 # Seconds. Rules and gates need an edge at each of their thresholds (0.25, 0.5, 1.0), and buckets above the last.
 BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -66,7 +63,7 @@ class Histogram(Collector):
 class Metrics:
     """All metrics of the service, in a registry. Names and labels are a contract: rules and gates query them."""
 
-    def __init__(self, model: "Model") -> None:
+    def __init__(self, model: Model) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # _created series, which no rule reads
         self.registry = CollectorRegistry(auto_describe=True)
 
@@ -104,7 +101,7 @@ class Metrics:
         self._samples: deque[tuple[float, int, float]] = deque(maxlen=RATE_WINDOW + 1)
         self.tick()
 
-    def add_journal(self, journal: "Journal", shipper: "Shipper") -> None:
+    def add_journal(self, journal: Journal, shipper: Shipper) -> None:
         """Expose the metrics of the journal and its shipper, too."""
         self.registry.register(_JournalCollector(journal, shipper))
 
@@ -154,21 +151,15 @@ def method_label(method: str) -> str:
 
 def memory_limit(cgroup: Path) -> int | None:
     """Return the memory limit of a control group (bytes), None without a limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2, version 1
-        try:
-            limit = (cgroup / name).read_text().strip()
-        except OSError:
-            continue
-        # Without a limit, version 2 has "max" and version 1 a number larger than any memory.
-        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if limit.isdigit() and int(limit) <= physical:
-            return int(limit)
-        return None
-    return None
+    files = (cgroup / "memory.max", cgroup / "memory/memory.limit_in_bytes")  # version 2, version 1
+    limit = next((file.read_text().strip() for file in files if file.exists()), "")
+    # Without a limit, version 2 has "max" and version 1 a number larger than any memory.
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(limit) if limit.isdigit() and int(limit) <= physical else None
 
 
 class _JournalCollector(Collector):
-    def __init__(self, journal: "Journal", shipper: "Shipper") -> None:
+    def __init__(self, journal: Journal, shipper: Shipper) -> None:
         self._journal = journal
         self._shipper = shipper
 

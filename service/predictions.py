@@ -4,12 +4,13 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from service.asgi import Disconnected, RequestError, read_json_body, send_error, send_json
+from service.asgi import Disconnected, RequestError, read_json_body, send_json
 from service.batcher import Batcher
 from service.metrics import Metrics, method_label
 from service.model import Model
@@ -37,27 +38,16 @@ class Codec(Protocol):
         """Return the body of the response."""
 
 
+@dataclass(frozen=True)
 class Predictions:
     """An endpoint for predictions, in the format of a codec."""
 
-    def __init__(
-        self,
-        path: str,
-        codec: Codec,
-        model: Model,
-        batcher: Batcher,
-        reader: Reader,
-        metrics: Metrics,
-    ) -> None:
-        self._path = path
-        self._error_field = codec.error_field
-        self._default_content_type = codec.default_content_type
-        self._decode = codec.decode
-        self._encode = codec.encode
-        self._model = model
-        self._batcher = batcher
-        self._reader = reader
-        self._metrics = metrics
+    path: str
+    codec: Codec
+    model: Model
+    batcher: Batcher
+    reader: Reader
+    metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -66,11 +56,11 @@ class Predictions:
             if scope["method"] != "POST":
                 raise RequestError(405, "only POST is allowed here", {"allow": "POST"})
             headers = dict(scope["headers"])
-            body = await read_json_body(headers, receive, MAX_BODY_BYTES, self._default_content_type)
-            rows, context = self._decode(body)
+            body = await read_json_body(headers, receive, MAX_BODY_BYTES, self.codec.default_content_type)
+            rows, context = self.codec.decode(body)
             key = headers.get(b"idempotency-key")
             if key is None:
-                answers = await self._batcher.answer(rows, started)
+                answers = await self.batcher.answer(rows, started)
             else:
                 answers = await self._predict_idempotently(key, rows, started)
         except Disconnected:
@@ -82,10 +72,10 @@ class Predictions:
             log.exception("failed")
             await self._send_error(scope, send, RequestError(500, "the request failed"), started)
             return
-        await send_json(send, 200, self._encode(answers, context))
-        self._metrics.count_request("POST", self._path, 200, time.perf_counter() - started)
+        await send_json(send, 200, self.codec.encode(answers, context))
+        self.metrics.count_request("POST", self.path, 200, time.perf_counter() - started)
         if log.isEnabledFor(logging.DEBUG):
-            log.debug("answered", extra={"endpoint": self._path, "request_id": answers[0].request_id})
+            log.debug("answered", extra={"endpoint": self.path, "request_id": answers[0].request_id})
 
     async def _predict_idempotently(self, key: bytes, rows: Sequence[Row], started: float) -> list[Answer]:
         try:
@@ -93,33 +83,25 @@ class Predictions:
         except ValueError:
             raise RequestError(400, "Idempotency-Key must be a UUID") from None
         try:
-            answers, new = await self._reader.predict_idempotently(parsed, self._model, rows, started)
+            answers, new = await self.reader.predict_idempotently(parsed, self.model, rows, started)
         except DatabaseUnavailable:
             # Only the log knows whether another pod has answered under this key. The client may safely retry.
-            raise RequestError(
-                503,
-                "a request with Idempotency-Key needs PostgreSQL, which is unavailable; retry",
-                {"retry-after": "2"},
-            ) from None
+            detail = "a request with Idempotency-Key needs PostgreSQL, which is unavailable; retry"
+            raise RequestError(503, detail, {"retry-after": "2"}) from None
         if new:
-            self._metrics.count_predictions(answers)
+            self.metrics.count_predictions(answers)
         return answers
 
     async def _send_error(self, scope: Scope, send: Send, error: RequestError, started: float) -> None:
         request_id = str(uuid.uuid4())
-        await send_error(send, error, self._error_field, (b"x-request-id", request_id.encode()))
+        headers = {**error.headers, "x-request-id": request_id}
+        body = msgspec.json.encode({self.codec.error_field: error.detail})
+        await send_json(send, error.status, body, *((k.encode(), v.encode()) for k, v in headers.items()))
         method = method_label(scope["method"])
-        self._metrics.count_request(method, self._path, error.status, time.perf_counter() - started)
-        log.log(
-            logging.ERROR if error.status == 500 else logging.INFO,
-            "rejected",
-            extra={
-                "endpoint": self._path,
-                "status": error.status,
-                "detail": error.detail,
-                "request_id": request_id,
-            },
-        )
+        self.metrics.count_request(method, self.path, error.status, time.perf_counter() - started)
+        level = logging.ERROR if error.status == 500 else logging.INFO
+        extra = {"endpoint": self.path, "status": error.status, "detail": error.detail, "request_id": request_id}
+        log.log(level, "rejected", extra=extra)
 
 
 class _FeaturesCodec:
@@ -140,8 +122,7 @@ class _FeaturesCodec:
             raise not_json(error) from None
         # The decoder has accepted an object of numbers under the name "features" and no other name. If that occurs
         # more than once, the decoder uses the last value without an error. JSON has one colon for each member.
-        members = body.count(b":")
-        if members > 1:
+        if body.count(b":") > 1:
             raise RequestError(422, "features: the field appears more than once")
         return request.features
 

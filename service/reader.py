@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg2
-import psycopg2.extensions
 import psycopg2.extras
+from psycopg2.extensions import connection as Connection  # noqa: N812
 
 from service import database
 from service.asgi import RequestError
@@ -35,7 +35,6 @@ class Reader:
         self._url = url
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="reader")
         self._local = threading.local()
-        self._free_threads = asyncio.Semaphore(THREADS)
 
     def stop(self) -> None:
         """Accept no more queries."""
@@ -43,13 +42,7 @@ class Reader:
 
     async def newest(self, limit: int) -> list[dict[str, Any]]:
         """Return the newest `limit` predictions, newest first. Raises DatabaseUnavailable."""
-
-        def query(connection: psycopg2.extensions.connection) -> list[dict[str, Any]]:
-            with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
-                cursor.execute(database.NEWEST, [limit])
-                return [dict(row) for row in cursor.fetchall()]
-
-        return await self._run(query)
+        return await self._run(lambda connection: _newest(connection, limit))
 
     async def predict_idempotently(
         self, key: uuid.UUID, model: Model, rows: Sequence[Row], started: float
@@ -60,53 +53,39 @@ class Reader:
         PostgreSQL before this returns. Raises RequestError (409) if the key was used for other rows, and
         DatabaseUnavailable.
         """
+        return await self._run(lambda connection: _insert_or_read(connection, key, model, rows, started))
 
-        def query(connection: psycopg2.extensions.connection) -> tuple[list[Answer], bool]:
-            return _insert_or_read(connection, key, model, rows, started)
-
-        return await self._run(query)
-
-    async def _run(self, query: Callable[[psycopg2.extensions.connection], T]) -> T:
+    async def _run(self, query: Callable[[Connection], T]) -> T:
         deadline = time.monotonic() + WAIT_SECONDS
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await self._free_threads.acquire()
-                work = asyncio.get_running_loop().run_in_executor(self._pool, self._work, query, deadline)
-                # The thread is busy until the statement ends, even if the request has stopped waiting for it.
-                work.add_done_callback(self._release_thread)
-                return await asyncio.shield(work)
+            async with asyncio.timeout(WAIT_SECONDS):  # a query that no thread has started by then is cancelled
+                return await asyncio.get_running_loop().run_in_executor(self._pool, self._query, query, deadline)
         except (TimeoutError, psycopg2.Error) as error:
             raise DatabaseUnavailable from error
 
-    def _release_thread(self, work: "asyncio.Future[Any]") -> None:
-        self._free_threads.release()
-        if not work.cancelled():
-            work.exception()  # asyncio would log an exception that nobody has retrieved
-
-    def _work(self, query: Callable[[psycopg2.extensions.connection], T], deadline: float) -> T:
-        kept: psycopg2.extensions.connection | None = getattr(self._local, "connection", None)
-        if kept is not None and not kept.closed:
+    def _query(self, query: Callable[[Connection], T], deadline: float) -> T:
+        """Run the query on this thread's connection; once more on a new one if PostgreSQL has closed the old."""
+        while True:
+            connection: Connection | None = getattr(self._local, "connection", None)
+            reused = connection is not None and not connection.closed
+            if connection is None or not reused:
+                connection = self._local.connection = database.connect(self._url)
             try:
-                return query(kept)
+                return query(connection)
             except psycopg2.Error:
-                kept.close()
-                if time.monotonic() > deadline:
+                connection.close()
+                if not reused or time.monotonic() > deadline:
                     raise
-        # There is no connection yet, or PostgreSQL has restarted since its last use.
-        self._local.connection = database.connect(self._url)
-        try:
-            return query(self._local.connection)
-        except psycopg2.Error:
-            self._local.connection.close()
-            raise
+
+
+def _newest(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+        cursor.execute(database.NEWEST, [limit])
+        return [dict(row) for row in cursor.fetchall()]
 
 
 def _insert_or_read(
-    connection: psycopg2.extensions.connection,
-    key: uuid.UUID,
-    model: Model,
-    rows: Sequence[Row],
-    started: float,
+    connection: Connection, key: uuid.UUID, model: Model, rows: Sequence[Row], started: float
 ) -> tuple[list[Answer], bool]:
     # The request_id of the first row is the key, and those of the others derive from it. The id after the last row
     # is in the log if the key was used for a longer batch.

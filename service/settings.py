@@ -3,22 +3,27 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg2.extensions
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-PREFIX = "IRIS_"
 
 
 class SettingsError(Exception):
     """A variable is missing, unknown, malformed or unusable; the message names it and what it may be."""
 
 
+def variable(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return "DATABASE_URL" if field == "database_url" else f"IRIS_{field.upper()}"
+
+
 class Settings(BaseModel):
     """The settings of both processes: each is `IRIS_<FIELD>` in the environment, except for DATABASE_URL."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, alias_generator=variable, populate_by_name=True
+    )
 
     database_url: str
     """PostgreSQL for the prediction log: a postgresql:// address or a libpq `key=value` string."""
@@ -66,19 +71,11 @@ class Settings(BaseModel):
 
 def from_environ(environ: Mapping[str, str]) -> Settings:
     """Return the settings from environment variables. Raises SettingsError with all problems in one line."""
-    if f"{PREFIX}DATABASE_URL" in environ:
-        raise SettingsError(f"{PREFIX}DATABASE_URL is not a setting; the name is DATABASE_URL")
-    values = {
-        name.removeprefix(PREFIX).lower(): value for name, value in environ.items() if name.startswith(PREFIX)
-    }
-    if "DATABASE_URL" in environ:
-        values["database_url"] = environ["DATABASE_URL"]
+    values = {name: value for name, value in environ.items() if name.startswith("IRIS_") or name == "DATABASE_URL"}
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(
-            "; ".join(_describe(problem["loc"][0], problem) for problem in error.errors())
-        ) from None
+        raise SettingsError("; ".join(map(_describe, error.errors()))) from None
 
 
 def cannot_listen(settings: Settings, error: OSError) -> SettingsError:
@@ -89,14 +86,13 @@ def cannot_listen(settings: Settings, error: OSError) -> SettingsError:
     )
 
 
-def _describe(field: object, problem: Mapping[str, object]) -> str:
-    variable = "DATABASE_URL" if field == "database_url" else f"{PREFIX}{str(field).upper()}"
+def _describe(problem: Mapping[str, Any]) -> str:
+    name = problem["loc"][0]
     if problem["type"] == "extra_forbidden":
-        known = ", ".join(f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "database_url")
         hint = ""
-        if variable.endswith(("_HOST", "_PORT")) or "_PORT_" in variable:
+        if name.endswith(("_HOST", "_PORT")) or "_PORT_" in name:
             hint = " (if Kubernetes sets it for a Service, the pod needs enableServiceLinks: false)"
-        return f"{variable} is not a setting{hint}; the settings are DATABASE_URL, {known}"
+        return f"{name} is not a setting{hint}; the settings are {', '.join(map(variable, Settings.model_fields))}"
     if problem["type"] == "missing":
-        return f"{variable} is not set; expected postgresql://user:password@host:5432/database"
-    return f"{variable} {str(problem['msg']).removeprefix('Value error, ')}"
+        return f"{name} is not set; expected postgresql://user:password@host:5432/database"
+    return f"{name} {problem['msg'].removeprefix('Value error, ')}"
