@@ -52,55 +52,38 @@ def section(loaded: Data, candidates: Sequence[Evaluation]) -> str:
     Numbers are rounded, and there are no IDs or dates, so that the text does not depend on the machine.
     """
     winner = gate.choose(candidates)
+    importance = next(candidate.importance for candidate in candidates if candidate.importance)
+    ranked = sorted(importance, key=lambda name: -importance[name])
+    scores = ("F1, CV", "accuracy, CV", "accuracy, test", "precision, test", "recall, test", "F1, test")
+    limits = zip(gate.GateMetrics._fields, gate.FLOOR, gate.MARGIN, strict=True)
     return "\n\n".join(
         [
             f"Seed {SEED}; {len(loaded.train_rows)} training rows, {len(loaded.test_rows)} held out; "
             f"SHA-256 of the data and its split `{loaded.digest[:16]}`.\n"
             f"Cross-validated (CV) scores are the mean ± the standard deviation over {FOLDS} folds.",
-            _candidates(candidates),
+            _table(("candidate", *scores), map(_scores, candidates)),
             f"Selected: **{winner.algorithm}**. Confusion matrix on the held-out rows, true classes down:",
-            _confusion(winner),
+            _table(("", *CLASSES), ((name, *row) for name, row in zip(CLASSES, winner.confusion, strict=True))),
             "Feature importance in the random forest (mean decrease in impurity):",
-            _importance(candidates),
+            _table(
+                ("feature", "importance"),
+                ((name, f"{importance[name]:.2f}") for name in ranked),
+            ),
             "The gate:",
-            _gate(),
+            _table(
+                ("metric", "floor", "margin below the production version"),
+                ((name, f"{floor:.3f}", f"{margin:.3f}") for name, floor, margin in limits),
+            ),
         ]
     )
 
 
-def _candidates(candidates: Iterable[Evaluation]) -> str:
-    head = ("candidate", "F1, CV", "accuracy, CV", "accuracy, test", "precision, test", "recall, test", "F1, test")
-    rows = [
-        (
-            candidate.algorithm,
-            f"{candidate.cv.f1:.3f} ± {candidate.cv_std.f1:.3f}",
-            f"{candidate.cv.accuracy:.3f} ± {candidate.cv_std.accuracy:.3f}",
-            *(f"{score:.3f}" for score in candidate.test),
-        )
-        for candidate in candidates
-    ]
-    return _table(head, rows)
+def _scores(candidate: Evaluation) -> list[str]:
+    cv, std = candidate.cv, candidate.cv_std
+    cross_validated = [f"{cv.f1:.3f} ± {std.f1:.3f}", f"{cv.accuracy:.3f} ± {std.accuracy:.3f}"]
+    return [candidate.algorithm, *cross_validated, *(f"{score:.3f}" for score in candidate.test)]
 
 
-def _confusion(winner: Evaluation) -> str:
-    rows = zip(CLASSES, winner.confusion.tolist(), strict=True)
-    return _table(("", *CLASSES), [(name, *map(str, counts)) for name, counts in rows])
-
-
-def _importance(candidates: Iterable[Evaluation]) -> str:
-    importance = next(candidate.importance for candidate in candidates if candidate.importance)
-    ranked = sorted(importance.items(), key=lambda item: -item[1])
-    return _table(("feature", "importance"), [(name, f"{value:.2f}") for name, value in ranked])
-
-
-def _gate() -> str:
-    rows = zip(gate.GateMetrics._fields, gate.FLOOR, gate.MARGIN, strict=True)
-    return _table(
-        ("metric", "floor", "margin below the production version"),
-        [(name, f"{floor:.3f}", f"{margin:.3f}") for name, floor, margin in rows],
-    )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     rule = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, rule, *rows))

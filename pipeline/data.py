@@ -1,6 +1,7 @@
 """The data: loaded, checked against its contract, and split into training and test rows."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,6 @@ from pipeline.errors import PipelineError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
 
 LOW, HIGH, STEP = np.array([(feature.low, feature.high, feature.step) for feature in FEATURES]).T
 
@@ -106,16 +106,17 @@ def _check_values(features: Floats) -> None:
 def _check_classes(labels: Ints) -> None:
     for row in np.flatnonzero((labels < 0) | (labels >= len(CLASSES))):
         raise ContractError(f"labels from 0 to {len(CLASSES) - 1}", f"{labels[row]} in row {row}")
-    for name, expected, count in zip(CLASSES, ROWS, np.bincount(labels, minlength=len(CLASSES)), strict=True):
-        if count != expected:
-            raise ContractError(f"{expected} rows of {name}", f"{count}")
+    _check_counts(labels, ROWS, "rows")
+
+
+def _check_counts(labels: Ints, expected: Sequence[int], rows: str) -> None:
+    for name, wanted, count in zip(CLASSES, expected, np.bincount(labels, minlength=len(CLASSES)), strict=True):
+        if count != wanted:
+            raise ContractError(f"{wanted} {rows} of {name}", f"{count}")
 
 
 def _check_split(data: Data) -> None:
-    counts = np.bincount(data.labels[data.test_rows], minlength=len(CLASSES))
-    for name, count in zip(CLASSES, counts, strict=True):
-        if count != TEST_ROWS:
-            raise ContractError(f"{TEST_ROWS} test rows of {name}", f"{count}")
+    _check_counts(data.labels[data.test_rows], [TEST_ROWS] * len(CLASSES), "test rows")
     group = groups(data.features)
     for row in data.test_rows[np.isin(group[data.test_rows], group[data.train_rows])]:
         raise ContractError("no test row among the training rows", f"test row {row}")

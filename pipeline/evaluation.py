@@ -43,7 +43,9 @@ class Evaluation:
 def evaluate(algorithm: Algorithm, data: Data, seed: int) -> Evaluation:
     """Fit the algorithm on the training rows and score it."""
     x, y = data.features[data.train_rows], data.labels[data.train_rows]
-    by_fold = cross_validate(candidates.build(algorithm, seed), x, y)
+    splits = folds(x, y)
+    predictions = cross_val_predict(candidates.build(algorithm, seed), x, y, cv=splits)
+    by_fold = [score(y[fold], predictions[fold]) for _, fold in splits]
     model = candidates.build(algorithm, seed).fit(x, y)
     actual, predicted = data.labels[data.test_rows], model.predict(data.features[data.test_rows])
     return Evaluation(
@@ -56,13 +58,6 @@ def evaluate(algorithm: Algorithm, data: Data, seed: int) -> Evaluation:
         report=classification_report(actual, predicted, target_names=CLASSES, zero_division=0.0),
         importance=importance(model),
     )
-
-
-def cross_validate(model: Pipeline, x: Floats, y: Ints) -> list[Scores]:
-    """Return the scores of each fold of rows x [n, features], predicted by a clone fitted on the other folds."""
-    splits = folds(x, y)
-    predicted = cross_val_predict(model, x, y, cv=splits)
-    return [score(y[fold], predicted[fold]) for _, fold in splits]
 
 
 def folds(x: Floats, y: Ints) -> list[tuple[Ints, Ints]]:

@@ -41,35 +41,19 @@ def check(candidate: GateMetrics, production: GateMetrics | None, parity: Parity
 
     `production` has the metrics of the production version; None skips the comparison.
     """
-    reasons = _below_floor(candidate)
-    if production is not None:
-        reasons += _below_production(candidate, production)
-    return reasons + _parity_errors(parity)
-
-
-# The comparisons are negated so that they reject NaN, which compares false with everything.
-def _below_floor(candidate: GateMetrics) -> list[str]:
-    return [
-        f"{name} is {value:.3f}, below the floor of {floor:.3f}"
-        for name, value, floor in zip(GateMetrics._fields, candidate, FLOOR, strict=True)
-        if not value >= floor
-    ]
-
-
-def _below_production(candidate: GateMetrics, production: GateMetrics) -> list[str]:
-    return [
-        f"{name} is {value:.3f}, more than {margin:.3f} below the production version's {current:.3f}"
-        for name, value, current, margin in zip(GateMetrics._fields, candidate, production, MARGIN, strict=True)
-        if not value >= current - margin
-    ]
-
-
-def _parity_errors(parity: Parity) -> list[str]:
     reasons = []
+    # The comparisons are negated so that they reject NaN, which compares false with everything.
+    for name, value, floor in zip(GateMetrics._fields, candidate, FLOOR, strict=True):
+        if not value >= floor:
+            reasons.append(f"{name} is {value:.3f}, below the floor of {floor:.3f}")
+    if production is not None:
+        for name, value, current, margin in zip(GateMetrics._fields, candidate, production, MARGIN, strict=True):
+            if not value >= current - margin:
+                below = f"more than {margin:.3f} below the production version's {current:.3f}"
+                reasons.append(f"{name} is {value:.3f}, {below}")
     if parity.wrong_labels:
         reasons.append(f"the ONNX model labels {parity.wrong_labels} of {parity.rows} rows differently")
     if not parity.difference <= TOLERANCE:
-        reasons.append(
-            f"a probability of the ONNX model differs by {parity.difference:.1e}, more than {TOLERANCE:.0e}"
-        )
+        difference = f"differs by {parity.difference:.1e}, more than {TOLERANCE:.0e}"
+        reasons.append(f"a probability of the ONNX model {difference}")
     return reasons

@@ -118,11 +118,9 @@ def digest(onnx: bytes) -> str:
 
 def verify(onnx: bytes, sha256: str, metadata: ModelMetadata) -> None:
     """Check that the model has that digest and reproduces its golden vectors. Raises FolderError."""
-    if digest(onnx) != sha256:
-        raise FolderError(
-            f"{MODEL} was changed after it was registered: its SHA-256 is {digest(onnx)}, not {sha256}. "
-            "Do not serve it; export another version, or train a new one: python -m pipeline"
-        )
+    remedy = "Do not serve it; export another version, or train a new one: python -m pipeline"
+    if (found := digest(onnx)) != sha256:
+        raise FolderError(f"{MODEL} was changed after it was registered: SHA-256 {found}, not {sha256}. {remedy}")
     labels, probabilities = predict(onnx, np.array([vector["features"] for vector in metadata["golden"]]))
     for vector, label, probability in zip(metadata["golden"], labels, probabilities, strict=True):
         expected = vector["prediction"]
@@ -130,7 +128,7 @@ def verify(onnx: bytes, sha256: str, metadata: ModelMetadata) -> None:
             raise FolderError(
                 f"{MODEL} does not reproduce the golden vector {vector['features']}: expected class {expected} "
                 f"with probability {vector['probability']:.6f}, got class {label} with {probability[label]:.6f}. "
-                "Do not serve it; train a new version: python -m pipeline"
+                + remedy
             )
 
 

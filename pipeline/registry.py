@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from textwrap import shorten
-from typing import NamedTuple, cast
+from typing import cast
 
 import mlflow
 import numpy as np
@@ -18,14 +18,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from pipeline import gate, plots
+from pipeline import gate, model_folder, plots
 from pipeline.data import SPLIT_SEED, Data
 from pipeline.dataset import CLASSES, FEATURES, MODEL_NAME, NAME
 from pipeline.errors import PipelineError
 from pipeline.evaluation import FOLD_SEED, Evaluation
 from pipeline.gate import GateMetrics
-from pipeline.model_folder import METADATA, MODEL, ModelMetadata
+from pipeline.model_folder import METADATA, MODEL, ModelMetadata, RegisteredModelMetadata
 from pipeline.names import PRODUCTION_ALIAS, Algorithm
+from pipeline.onnx_export import TOLERANCE
 
 SQLITE = "sqlite:///"
 SIGNATURE = ModelSignature(
@@ -41,16 +42,6 @@ SIGNATURE = ModelSignature(
 
 class RegistryError(PipelineError):
     """MLflow is unavailable, or does not have the requested version."""
-
-
-class RegisteredVersion(NamedTuple):
-    """A version from the registry, not verified: `sha256` is its tag, not computed from the bytes."""
-
-    version: str
-    run_id: str
-    sha256: str
-    onnx: bytes
-    metadata: ModelMetadata
 
 
 @contextmanager
@@ -69,9 +60,7 @@ def connected(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise RegistryError(
-            f"the registry at {uri} failed: {_brief(error)}. Fix the cause and try again"
-        ) from error
+        raise RegistryError(f"the registry at {uri} failed: {_brief(error)}. Fix it and try again") from error
 
 
 def _artifacts(uri: str) -> str | None:
@@ -79,8 +68,7 @@ def _artifacts(uri: str) -> str | None:
     # the current directory, which is MLflow's default.
     if not uri.startswith(SQLITE):
         return None
-    folder = Path(uri.removeprefix(SQLITE)).resolve().parent
-    return (folder / "mlartifacts").as_uri()
+    return Path(uri.removeprefix(SQLITE)).resolve().with_name("mlartifacts").as_uri()
 
 
 def _brief(error: Exception) -> str:
@@ -177,15 +165,18 @@ def version_of(alias: str) -> str:
     return aliases[alias]
 
 
-def fetch(number: str) -> RegisteredVersion:
-    """Return a version with its bytes and metadata, without unpickling anything. Raises RegistryError."""
+def fetch(number: str) -> tuple[bytes, RegisteredModelMetadata]:
+    """Return a version's verified ONNX model and metadata, without unpickling anything. Raises PipelineError."""
     version = _version(number)
     with tempfile.TemporaryDirectory() as folder:
         model = mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{number}", dst_path=folder)
         onnx = (Path(model) / MODEL).read_bytes()
     run_id = _tag(version, "run_id")
-    metadata = mlflow.artifacts.load_dict(f"runs:/{run_id}/{METADATA}")
-    return RegisteredVersion(number, run_id, _tag(version, "sha256"), onnx, cast("ModelMetadata", metadata))
+    metadata = cast("ModelMetadata", mlflow.artifacts.load_dict(f"runs:/{run_id}/{METADATA}"))
+    model_folder.verify(onnx, _tag(version, "sha256"), metadata)
+    return onnx, RegisteredModelMetadata(
+        **metadata, name=MODEL_NAME, version=number, run_id=run_id, golden_tolerance=TOLERANCE
+    )
 
 
 def _aliases() -> dict[str, str]:

@@ -10,7 +10,6 @@ from pipeline.data import Data
 from pipeline.dataset import MODEL_NAME
 from pipeline.errors import ModelRejected
 from pipeline.evaluation import Evaluation
-from pipeline.model_folder import RegisteredModelMetadata
 from pipeline.names import PRODUCTION_ALIAS, Algorithm
 from pipeline.terminal import Terminal
 
@@ -81,14 +80,5 @@ def _tags(winner: Evaluation, loaded: Data, seed: int, sha256: str) -> dict[str,
 
 
 def _export(number: str, out: Path, terminal: Terminal) -> None:
-    registered = registry.fetch(number)
-    model_folder.verify(registered.onnx, registered.sha256, registered.metadata)
-    metadata = RegisteredModelMetadata(
-        **registered.metadata,
-        name=MODEL_NAME,
-        version=registered.version,
-        run_id=registered.run_id,
-        golden_tolerance=onnx_export.TOLERANCE,
-    )
-    model_folder.write(out, registered.onnx, metadata)
+    model_folder.write(out, *registry.fetch(number))
     terminal.say("exported", f"version {number} to {out}")

@@ -29,8 +29,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def listen(settings: Settings) -> socket.socket:
-    """Return a socket that listens on the configured address. Raises SettingsError."""
+def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
@@ -43,7 +42,7 @@ def main() -> int:
     try:
         settings = from_environ(os.environ)
         logs.set_up(settings.log_level)
-        listener = listen(settings)
+        listener = _listen(settings)
         service = Service(settings)
     except (SettingsError, ModelError, JournalError) as error:
         print(f"service: cannot start: {error}", file=sys.stderr)  # noqa: T201

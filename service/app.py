@@ -30,6 +30,22 @@ from service.shipper import Shipper
 log = logging.getLogger(__name__)
 STUCK_SECONDS = 5.0  # a group of predictions takes milliseconds, unless the disk hangs
 
+# For /openapi.json.
+ERRORS = {
+    "400": "The body is not JSON or not a valid tensor, or Idempotency-Key is not a UUID.",
+    "409": "The Idempotency-Key was used with another body.",
+    "413": "The body is larger than 64 KiB.",
+    "415": "The content type is not application/json.",
+    "422": "A field is missing, unknown, of the wrong type or out of bounds; detail names it.",
+    "503": "Too many requests are waiting, or the log cannot be written; retry after Retry-After.",
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A repeat with the same key gets the first answer and adds no row to the log.",
+    "schema": {"type": "string", "format": "uuid"},
+}
+
 
 class Health(BaseModel):
     """Liveness or readiness."""
@@ -223,10 +239,8 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
         try:
             rows = await service.reader.newest(limit)
         except DatabaseUnavailable:
-            waiting = service.journal.depth
-            raise HTTPException(
-                503, f"PostgreSQL is unavailable; {waiting} predictions wait in the journal", {"retry-after": "2"}
-            ) from None
+            detail = f"PostgreSQL is unavailable; {service.journal.depth} predictions wait in the journal"
+            raise HTTPException(503, detail, {"retry-after": "2"}) from None
         for row in rows:
             row["timestamp"], row["created_at"] = row["timestamp"].isoformat(), row["created_at"].isoformat()
         return Logs(count=len(rows), logs=[LogEntry(**row) for row in rows])
@@ -285,10 +299,7 @@ def _inference(path: str, metadata: ModelMetadata) -> dict[str, Any]:
     post = operation["post"]
     post["operationId"] = path
     post["requestBody"]["content"]["application/json"]["example"] = v2.example(metadata)
-    del post["responses"]["422"]
-    post["responses"]["400"]["description"] = (
-        "The body is not JSON or not a valid request, or Idempotency-Key is not a UUID; error is the reason."
-    )
+    del post["responses"]["422"]  # the protocol answers 400 to every invalid request
     return operation
 
 
@@ -296,33 +307,14 @@ def _operation(request: str, answer: str, summary: str, problem: str = "Problem"
     def content(name: str) -> dict[str, Any]:
         return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
-    problems = {
-        "400": "The body is not JSON, or Idempotency-Key is not a UUID.",
-        "409": "The Idempotency-Key was used with another body.",
-        "413": "The body is larger than 64 KiB.",
-        "415": "The content type is not application/json.",
-        "422": "A field is missing, unknown, of the wrong type or out of bounds; detail names it.",
-        "503": "Too many requests are waiting, or the log cannot be written; retry after Retry-After.",
-    }
+    errors = {status: {"description": text, "content": content(problem)} for status, text in ERRORS.items()}
+    success = {"description": "The prediction; it is logged.", "content": content(answer)}
     return {
         "post": {
             "summary": summary,
             "operationId": request,
-            "parameters": [
-                {
-                    "name": "Idempotency-Key",
-                    "in": "header",
-                    "required": False,
-                    "description": "A repeat with the same key gets the first answer and adds no row to the log.",
-                    "schema": {"type": "string", "format": "uuid"},
-                }
-            ],
+            "parameters": [IDEMPOTENCY_KEY],
             "requestBody": {"required": True, "content": content(request)},
-            "responses": {
-                "200": {"description": "The prediction; it is logged.", "content": content(answer)},
-                **{
-                    status: {"description": text, "content": content(problem)} for status, text in problems.items()
-                },
-            },
+            "responses": {"200": success, **errors},
         }
     }

@@ -95,19 +95,16 @@ class Batcher:
 
     def _run(self) -> None:
         while (group := self._groups.get()) is not None:
+            result: list[Answer] | RequestError
             try:
-                answers = self._commit(group)
+                result = self._commit(group)
             except sqlite3.Error as error:
                 log.error("the journal cannot store predictions", extra={"reason": str(error)})
-                unavailable = RequestError(
-                    503, "the prediction log cannot be written; retry", {"retry-after": "5"}
-                )
-                self._loop.call_soon_threadsafe(self._fail, group, unavailable)
+                result = RequestError(503, "the prediction log cannot be written; retry", {"retry-after": "5"})
             except Exception:
                 log.exception("a group of predictions failed")
-                self._loop.call_soon_threadsafe(self._fail, group, RequestError(500, "the prediction failed"))
-            else:
-                self._loop.call_soon_threadsafe(self._send, group, answers)
+                result = RequestError(500, "the prediction failed")
+            self._loop.call_soon_threadsafe(self._finish, group, result)
 
     def _commit(self, group: list[Waiting]) -> list[Answer]:
         rows = [row for waiting in group for row in waiting.rows]
@@ -118,23 +115,17 @@ class Batcher:
         self._metrics.count_predictions(answers)
         return answers
 
-    def _send(self, group: list[Waiting], answers: list[Answer]) -> None:
+    def _finish(self, group: list[Waiting], result: list[Answer] | RequestError) -> None:
         start = 0
         for waiting in group:
             stop = start + len(waiting.rows)
-            if not waiting.answers.done():
-                waiting.answers.set_result(answers[start:stop])
+            if not waiting.answers.done():  # it is done if the request was cancelled
+                if isinstance(result, RequestError):
+                    waiting.answers.set_exception(result)
+                else:
+                    waiting.answers.set_result(result[start:stop])
             start = stop
-        self._finish(group)
-
-    def _fail(self, group: list[Waiting], error: RequestError) -> None:
-        for waiting in group:
-            if not waiting.answers.done():
-                waiting.answers.set_exception(error)
-        self._finish(group)
-
-    def _finish(self, group: list[Waiting]) -> None:
-        self._rows -= sum(len(waiting.rows) for waiting in group)
+        self._rows -= start
         self._busy_since = None
         if self._waiting:
             self._gather(GATHER_ITERATIONS)

@@ -126,8 +126,8 @@ def monitor(
 
 
 def _log_change(measured: Measurement, suspected: set[str]) -> None:
-    extra: dict[str, object] = {"rows": measured.rows}
-    extra["about"] = {about: measured.statistics[about]._asdict() for about in sorted(suspected)}
+    about = {name: measured.statistics[name]._asdict() for name in sorted(suspected)}
+    extra = {"rows": measured.rows, "about": about}
     if suspected:
         log.warning("drift is suspected", extra=extra)
     else:

@@ -40,8 +40,8 @@ class Reference(msgspec.Struct, frozen=True):
 class ModelMetadata(msgspec.Struct, frozen=True):
     """The content of model.json, which the pipeline writes."""
 
-    name: str
-    version: str
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]  # the length of the log's column
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=50)]  # likewise
     run_id: str
     algorithm: str
     sha256: str
@@ -60,10 +60,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"cannot read {path}: {error.strerror}; `python -m pipeline export` writes the model folder, and "
-            "IRIS_MODEL_DIR is its path"
-        ) from error
+        remedy = "`python -m pipeline export` writes the model folder, and IRIS_MODEL_DIR is its path"
+        raise ModelError(f"cannot read {path}: {error.strerror}; {remedy}") from error
 
 
 def read_model_metadata(path: Path) -> ModelMetadata:
@@ -72,25 +70,22 @@ def read_model_metadata(path: Path) -> ModelMetadata:
         metadata = msgspec.json.decode(read_bytes(path), type=ModelMetadata)
     except msgspec.DecodeError as error:
         raise ModelError(f"{path} is not valid model metadata: {error}") from error
-    for field, value, longest in (("name", metadata.name, 255), ("version", metadata.version, 50)):
-        if not (0 < len(value) <= longest and value.isprintable()):
-            raise ModelError(
-                f"{path}: {field} must be 1 to {longest} printable characters, to fit the log's column"
-            )
+    # Each rule is checked only when those before it hold.
     if not metadata.features or not metadata.classes or not metadata.golden:
-        raise ModelError(f"{path} must have at least one feature, one class and one golden vector")
-    if not all(0 <= row.prediction < len(metadata.classes) for row in metadata.golden):
-        raise ModelError(f"{path} has a golden vector whose class is not in classes")
-    if not all(feature.min < feature.max for feature in metadata.features):
-        raise ModelError(f"{path} has a feature whose min is not below its max")
-    if not all(_is_within_bounds(row.features, metadata.features) for row in metadata.golden):
-        raise ModelError(f"{path} has a golden vector without exactly one value within bounds for each feature")
-    if metadata.reference and not _matches(metadata.reference, metadata):
-        raise ModelError(
-            f"{path} has a reference without values for each feature, a count for each class, or a probability "
-            "for each answer"
-        )
-    return metadata
+        problem = "must have at least one feature, one class and one golden vector"
+    elif not (metadata.name.isprintable() and metadata.version.isprintable()):
+        problem = "must have a printable name and version"
+    elif not all(feature.min < feature.max for feature in metadata.features):
+        problem = "has a feature whose min is not below its max"
+    elif not all(row.prediction in range(len(metadata.classes)) for row in metadata.golden):
+        problem = "has a golden vector whose class is not in classes"
+    elif not all(_is_within_bounds(row.features, metadata.features) for row in metadata.golden):
+        problem = "has a golden vector without exactly one value within bounds for each feature"
+    elif metadata.reference and not _matches(metadata.reference, metadata):
+        problem = "has a reference without values for each feature, a count for each class, or each probability"
+    else:
+        return metadata
+    raise ModelError(f"{path} {problem}")
 
 
 def _is_within_bounds(row: list[float], features: list[Feature]) -> bool:

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,9 +18,6 @@ from service.reader import DatabaseUnavailable, Reader
 from service.schema import MAX_BODY_BYTES, Answer, Answers, Row, Schema
 
 log = logging.getLogger(__name__)
-
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""The errors of msgspec's decoder for malformed JSON. Catch ValidationError, a DecodeError, before them."""
 
 
 class Codec(Protocol):
@@ -114,12 +111,7 @@ class _FeaturesCodec:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(request)
 
     def _features(self, body: bytes) -> Any:
-        try:
-            request = self._decoder.decode(body)
-        except msgspec.ValidationError as error:
-            raise RequestError(422, self._schema.explain(error, self._request)) from None
-        except NOT_JSON as error:
-            raise not_json(error) from None
+        request = decode_json(self._decoder, body, 422, lambda error: self._schema.explain(error, self._request))
         # The decoder has accepted an object of numbers under the name "features" and no other name. If that occurs
         # more than once, the decoder uses the last value without an error. JSON has one colon for each member.
         if body.count(b":") > 1:
@@ -157,6 +149,14 @@ class BatchCodec(_FeaturesCodec):
         return msgspec.json.encode(Answers(len(answers), answers))
 
 
-def not_json(error: Exception) -> RequestError:
-    """Return the error response for one of NOT_JSON."""
-    return RequestError(400, f"the body is not JSON: {str(error).removeprefix('JSON is malformed: ')}")
+def decode_json(
+    decoder: msgspec.json.Decoder[Any], body: bytes, status: int, explain: Callable[[msgspec.ValidationError], str]
+) -> Any:
+    """Return the decoded body. Raises RequestError: 400 if it is not JSON, `status` if it is not of the type."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:  # a subclass of DecodeError
+        raise RequestError(status, explain(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error).removeprefix("JSON is malformed: ")
+        raise RequestError(400, f"the body is not JSON: {reason}") from None

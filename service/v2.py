@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from service.asgi import JSON, RequestError
 from service.model_metadata import ModelMetadata
-from service.predictions import NOT_JSON, not_json
+from service.predictions import decode_json
 from service.schema import MAX_ROWS, Answer, Row, Schema, components, plain
 
 PLATFORM = "onnx_onnxv1"  # the protocol's name for a model that ONNX Runtime runs
@@ -99,11 +99,10 @@ class ServerReady(BaseModel):
     ready: bool
 
 
-class ModelReady(BaseModel):
+class ModelReady(ServerReady):
     """Readiness of the model."""
 
     name: str
-    ready: bool
 
 
 class InferenceOptions(NamedTuple):
@@ -153,12 +152,7 @@ class InferenceCodec:
 
     def decode(self, body: bytes) -> tuple[Sequence[Row], InferenceOptions]:
         """Return the rows of the input tensor, and the request's options. Raises RequestError (400)."""
-        try:
-            request = self._decoder.decode(body)
-        except msgspec.ValidationError as error:
-            raise RequestError(400, self._explain(error)) from None
-        except NOT_JSON as error:
-            raise not_json(error) from None
+        request = decode_json(self._decoder, body, 400, self._explain)
         outputs = list(dict.fromkeys(output.name for output in request.outputs or ()))  # each of them once
         return self._rows(request.inputs[0]), InferenceOptions(request.id, outputs or list(OUTPUTS))
 
