@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline import terminal
 from pipeline.errors import ModelRejected, PipelineError
 from pipeline.names import PRODUCTION_ALIAS, SEED, Algorithm
-from pipeline.terminal import Terminal
 
 REPOSITORY = Path(__file__).parents[1]
 ERROR, REJECTED = 1, 3
@@ -49,10 +49,10 @@ def train(
     if context.invoked_subcommand:
         _reject_options(context)
         return
-    with _session() as terminal:
+    with _session():
         from pipeline import training  # noqa: PLC0415
 
-        training.train(list(dict.fromkeys(algorithm or Algorithm)), seed, out, _registry_uri(), terminal)
+        training.train(list(dict.fromkeys(algorithm or Algorithm)), seed, out, _registry_uri())
         terminal.say("next", SERVE)
 
 
@@ -65,10 +65,10 @@ def export(
     """Write the model folder from a registered version, without training."""
     if version and alias:
         raise typer.BadParameter("--version and --alias are mutually exclusive")
-    with _session() as terminal:
+    with _session():
         from pipeline import training  # noqa: PLC0415
 
-        training.export(version, alias or PRODUCTION_ALIAS, out, _registry_uri(), terminal)
+        training.export(version, alias or PRODUCTION_ALIAS, out, _registry_uri())
         terminal.say("next", SERVE)
 
 
@@ -79,7 +79,7 @@ def card(
     ] = False,
 ) -> None:
     """Write the metrics in docs/MODEL_CARD.md; the rest of the model card is written by hand."""
-    with _session() as terminal:
+    with _session():
         from pipeline import card as model_card  # noqa: PLC0415
 
         if check:
@@ -105,12 +105,11 @@ def _registry_uri() -> str:
 
 
 @contextmanager
-def _session() -> Iterator[Terminal]:
+def _session() -> Iterator[None]:
     for name, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    terminal = Terminal()
     try:
-        yield terminal
+        yield
     except ModelRejected as rejected:
         for reason in rejected.reasons:
             terminal.fail(f"the gate rejected the model: {reason}")

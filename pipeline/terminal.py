@@ -14,28 +14,21 @@ if TYPE_CHECKING:  # `--help` must not load scikit-learn
 COLUMNS = ("algorithm", "cv f1", "cv f1 std", "test accuracy", "precision", "recall", "f1")
 
 
-class Terminal:
-    """Print to standard output, and errors to standard error."""
+def say(step: str, text: str) -> None:
+    """Print one line to standard output: the step and its result."""
+    Console(highlight=False).print(Text.assemble((f"{step:<11}", "bold"), text), soft_wrap=True)
 
-    def __init__(self) -> None:
-        self._out = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-        self._error = Console(stderr=True, highlight=False)
 
-    def say(self, step: str, text: str) -> None:
-        """Print one line: the step and its result."""
-        self._out.print(Text.assemble((f"{step:<11}", "bold"), text), soft_wrap=True)
+def fail(text: str) -> None:
+    """Print one line to standard error."""
+    Console(stderr=True, highlight=False).print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
-    def fail(self, text: str) -> None:
-        """Print one line with an error."""
-        self._error.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
 
-    def results(self, evaluations: Sequence["Evaluation"], winner: "Evaluation") -> None:
-        """Print the scores of all candidates as a table in which an asterisk marks the winner."""
-        table = Table(box=None, pad_edge=False)
-        for column in COLUMNS:
-            table.add_column(column, no_wrap=True)
-        for evaluation in evaluations:
-            style, mark = ("bold green", " *") if evaluation is winner else ("", "")
-            scores = (evaluation.cv.f1, evaluation.cv_std.f1, *evaluation.test)
-            table.add_row(evaluation.algorithm + mark, *(f"{score:.3f}" for score in scores), style=style)
-        self._out.print(table)
+def results(evaluations: Sequence["Evaluation"], winner: "Evaluation") -> None:
+    """Print the scores of all candidates as a table in which an asterisk marks the winner."""
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for evaluation in evaluations:
+        style, mark = ("bold green", " *") if evaluation is winner else ("", "")
+        scores = (evaluation.cv.f1, evaluation.cv_std.f1, *evaluation.test)
+        table.add_row(evaluation.algorithm + mark, *(f"{score:.3f}" for score in scores), style=style)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 100).print(table)

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import data, evaluation, gate, model_folder, onnx_export, registry
+from pipeline import data, evaluation, gate, model_folder, onnx_export, registry, terminal
 from pipeline.data import Data
 from pipeline.dataset import MODEL_NAME
 from pipeline.errors import ModelRejected
 from pipeline.evaluation import Evaluation
 from pipeline.names import PRODUCTION_ALIAS, Algorithm
-from pipeline.terminal import Terminal
 
 
-def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, terminal: Terminal) -> None:
+def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str) -> None:
     """Train the candidates, register the winner, and export it. Raises PipelineError.
 
     Raises ModelRejected if the gate rejects the winner; then nothing is registered or exported.
@@ -24,12 +23,12 @@ def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, termi
     terminal.say("data", f"{len(loaded.train_rows)} training rows, {len(loaded.test_rows)} held out")
     with registry.connected(uri):
         with registry.training_run(loaded, seed):
-            runs = {algorithm: _evaluate(algorithm, loaded, seed, terminal) for algorithm in algorithms}
+            runs = {algorithm: _evaluate(algorithm, loaded, seed) for algorithm in algorithms}
             candidates = [candidate for _, candidate in runs.values()]
             winner = gate.choose(candidates)
             terminal.results(candidates, winner)
             onnx = onnx_export.convert(winner.model)
-            reasons = _judge(winner, onnx, loaded, seed, terminal)
+            reasons = _judge(winner, onnx, loaded, seed)
             registry.log_verdict(winner, reasons)
         if reasons:
             raise ModelRejected(reasons)
@@ -37,18 +36,18 @@ def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str, termi
         metadata = model_folder.describe(winner, loaded, onnx)
         number = registry.register(run_id, onnx, metadata, _tags(winner, loaded, seed, metadata["sha256"]))
         terminal.say("registered", f"{MODEL_NAME} version {number}, {winner.algorithm}")
-        _export(number, out, terminal)
+        _export(number, out)
         registry.set_production(number)
         terminal.say("alias", f"{PRODUCTION_ALIAS} points to version {number}")
 
 
-def export(version: int | None, alias: str, out: Path, uri: str, terminal: Terminal) -> None:
+def export(version: int | None, alias: str, out: Path, uri: str) -> None:
     """Write the model folder from a version, or else from the one that has the alias. Raises PipelineError."""
     with registry.connected(uri):
-        _export(str(version) if version else registry.version_of(alias), out, terminal)
+        _export(str(version) if version else registry.version_of(alias), out)
 
 
-def _evaluate(algorithm: Algorithm, loaded: Data, seed: int, terminal: Terminal) -> tuple[str, Evaluation]:
+def _evaluate(algorithm: Algorithm, loaded: Data, seed: int) -> tuple[str, Evaluation]:
     with registry.candidate_run(algorithm, loaded) as run_id:
         candidate = evaluation.evaluate(algorithm, loaded, seed)
         registry.log_evaluation(candidate)
@@ -56,7 +55,7 @@ def _evaluate(algorithm: Algorithm, loaded: Data, seed: int, terminal: Terminal)
     return run_id, candidate
 
 
-def _judge(winner: Evaluation, onnx: bytes, loaded: Data, seed: int, terminal: Terminal) -> list[str]:
+def _judge(winner: Evaluation, onnx: bytes, loaded: Data, seed: int) -> list[str]:
     rows = np.vstack([loaded.features, onnx_export.random_rows(seed)])
     parity = onnx_export.compare(winner.model, onnx, rows)
     terminal.say(
@@ -79,6 +78,6 @@ def _tags(winner: Evaluation, loaded: Data, seed: int, sha256: str) -> dict[str,
     }
 
 
-def _export(number: str, out: Path, terminal: Terminal) -> None:
+def _export(number: str, out: Path) -> None:
     model_folder.write(out, *registry.fetch(number))
     terminal.say("exported", f"version {number} to {out}")

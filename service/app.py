@@ -149,7 +149,7 @@ class Service:
 
 
 def create_app(service: Service) -> ASGIApp:
-    """Return the ASGI application of a service."""
+    """Return the ASGI application of a service. Predictions take a hot path; FastAPI serves everything else."""
     metadata = service.model.metadata
     schema = Schema(metadata.features)
     inference = v2.InferenceCodec(schema)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 GATHER_ITERATIONS = 3
 
 
-class Waiting(NamedTuple):
+class PendingRequest(NamedTuple):
     """The rows of a request, and the future for its answers."""
 
     rows: Sequence[Row]
@@ -51,10 +51,10 @@ class Batcher:
         self._shipper = shipper
         self._metrics = metrics
         self._max_waiting = max_waiting
-        self._waiting: list[Waiting] = []
-        self._rows = 0  # waiting or being answered
+        self._pending: list[PendingRequest] = []
+        self._rows = 0  # of pending requests and of those in the current group
         self._busy_since: float | None = None
-        self._groups: SimpleQueue[list[Waiting] | None] = SimpleQueue()
+        self._groups: SimpleQueue[list[PendingRequest] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
 
     def start(self) -> None:
@@ -79,9 +79,9 @@ class Batcher:
         if self._rows + len(rows) > self._max_waiting:
             raise RequestError(503, "too many predictions are waiting; retry in a second", {"retry-after": "1"})
         future = self._loop.create_future()
-        self._waiting.append(Waiting(rows, started, future))
+        self._pending.append(PendingRequest(rows, started, future))
         self._rows += len(rows)
-        if self._busy_since is None and len(self._waiting) == 1:
+        if self._busy_since is None and len(self._pending) == 1:
             self._gather(GATHER_ITERATIONS)
         return future
 
@@ -90,8 +90,8 @@ class Batcher:
             self._loop.call_soon(self._gather, iterations - 1)
             return
         self._busy_since = time.perf_counter()
-        self._groups.put(self._waiting)
-        self._waiting = []
+        self._groups.put(self._pending)
+        self._pending = []
 
     def _run(self) -> None:
         while (group := self._groups.get()) is not None:
@@ -106,28 +106,28 @@ class Batcher:
                 result = RequestError(500, "the prediction failed")
             self._loop.call_soon_threadsafe(self._finish, group, result)
 
-    def _commit(self, group: list[Waiting]) -> list[Answer]:
-        rows = [row for waiting in group for row in waiting.rows]
-        started = [waiting.started for waiting in group for _ in waiting.rows]
+    def _commit(self, group: list[PendingRequest]) -> list[Answer]:
+        rows = [row for request in group for row in request.rows]
+        started = [request.started for request in group for _ in request.rows]
         answers, records = predict(self._model, rows, started)
         self._journal.append(msgspec.json.encode(records), len(records))
         self._shipper.wake()
         self._metrics.count_predictions(answers)
         return answers
 
-    def _finish(self, group: list[Waiting], result: list[Answer] | RequestError) -> None:
+    def _finish(self, group: list[PendingRequest], result: list[Answer] | RequestError) -> None:
         start = 0
-        for waiting in group:
-            stop = start + len(waiting.rows)
-            if not waiting.answers.done():  # it is done if the request was cancelled
+        for request in group:
+            stop = start + len(request.rows)
+            if not request.answers.done():  # it is done if the request was cancelled
                 if isinstance(result, RequestError):
-                    waiting.answers.set_exception(result)
+                    request.answers.set_exception(result)
                 else:
-                    waiting.answers.set_result(result[start:stop])
+                    request.answers.set_result(result[start:stop])
             start = stop
         self._rows -= start
         self._busy_since = None
-        if self._waiting:
+        if self._pending:
             self._gather(GATHER_ITERATIONS)
 
 
