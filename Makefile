@@ -1,5 +1,5 @@
-# The commands for people and for CI. Each target sets up what it needs, and only what is stale. `make help` shows the
-# targets that people type; those without a text there are for CI and for maintainers (CONTRIBUTING.md).
+# The commands for people and for CI. Each target first sets up whatever it needs that is missing or stale. `make help`
+# shows the targets that people type; the others are for CI and for maintainers (CONTRIBUTING.md).
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ run: .venv/ready model/model.json ## train, register and serve on http://localho
 	@$(BIN)/python -m tools run
 
 # Two workers, each with a PostgreSQL and a trained model of its own; a module's tests run in one worker.
-test: .venv/ready ## run every test but those with a target of their own, with coverage
+test: .venv/ready ## run all tests except those with a target of their own, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest --numprocesses=2 --dist=loadscope \
 		-m "not image and not supply and not cluster and not drill and not wine and not install and not stack"
@@ -34,34 +34,34 @@ test: .venv/ready ## run every test but those with a target of their own, with c
 test-image: .venv/ready
 	@$(BIN)/pytest -m image
 
-# Sign an image and describe it by an SBOM, and tell it from unsigned ones; builds syft once.
+# Sign an image, write its SBOM, verify both, and refuse unsigned images; builds syft once.
 test-supply: .venv/ready
 	@$(BIN)/pytest -m supply
 
-# Bring docker-compose.yml up on a Docker engine of its own; needs root.
+# Bring docker-compose.yml up on a Docker engine that the test starts; needs root.
 test-stack: .venv/ready
 	@$(BIN)/pytest -m stack
 
 compose: .env ## start the whole stack in containers, at http://localhost:8000 (needs docker)
 	@docker compose up --detach
 
-# Without .venv: for the stack in containers a machine needs only Python.
+# Without .venv: the stack in containers needs only Python on this machine.
 .env:
 	@$(PYTHON) -m tools.compose
 
 up: .venv/ready ## start a real Kubernetes on this machine (needs root; builds its programs once, about 25 min)
 	@$(BIN)/python -m tools.cluster up
 
-down: .venv/ready ## stop the cluster and remove all that it made
+down: .venv/ready ## stop the cluster and remove everything that it created
 	@$(BIN)/python -m tools.cluster down
 
-demo: up ## ship a good model and a bad image by commit, watch the bad one rolled back; ends in a report
+demo: up ## ship a good model and a bad image by commit; the bad image is rolled back; ends with a report
 	@$(BIN)/python -m tools.drill demo
 
 drill: up ## play every way in which a release can go, and show how each ended (more than an hour)
 	@$(BIN)/python -m tools.drill run
 
-# Play the five scenarios that CI plays, in a cluster that ends with them.
+# Play the five scenarios that CI plays, then stop the cluster.
 drill-core: up
 	@trap '$(BIN)/python -m tools.cluster down' EXIT; $(BIN)/python -m tools.drill run --core
 
@@ -72,14 +72,14 @@ shell: .venv/ready ## open a shell in the cluster, with kubectl and the other pr
 programs: .venv/ready
 	@$(BIN)/python -m tools.cluster build
 
-doctor: .venv/ready ## check what the cluster needs of this machine, and say how to fix what is missing
+doctor: .venv/ready ## check that this machine has what the cluster needs, and say how to fix what is missing
 	@$(BIN)/python -m tools.cluster doctor
 
 # Start a cluster, test it, and test that `down` leaves nothing; needs root.
 test-cluster: .venv/ready
 	@$(BIN)/pytest -m cluster
 
-# The same, with the five scenarios of drill-core played in that cluster: one cluster is started instead of two.
+# The same, and play the five scenarios of drill-core in that cluster: one start instead of two.
 test-cluster-and-drill: .venv/ready
 	@$(BIN)/pytest -m "cluster or drill"
 
@@ -116,7 +116,7 @@ lock: .venv/ready ## write the lock files from pyproject.toml (UPGRADE=--upgrade
 	$(LOCK_PIPELINE) --output-file pipeline/requirements.txt
 	$(LOCK_TOOLS) --output-file tools/requirements.txt
 
-# Current locks, compiled again, come out unchanged.
+# Fail unless the locks follow from pyproject.toml: compiled again, they come out unchanged.
 check-lock: .venv/ready
 	@mkdir -p .local/lock/{.,service,pipeline,tools}
 	@for lock in {,service/,pipeline/,tools/}requirements.txt; do cp $$lock .local/lock/$$lock; done
