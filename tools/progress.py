@@ -11,6 +11,8 @@ from rich.markup import escape
 from tools.errors import ToolError
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 140  # for tables, which have no window to fit
 QUIET = 30.0  # seconds between two lines of progress when stderr is not a terminal
 
 Say = Callable[[str], None]
@@ -27,31 +29,28 @@ class NotRunningError(ToolError):
 @contextmanager
 def step(name: str, log: Path | None = None) -> Iterator[Say]:
     """Print `name` and its seconds when the block ends; if it fails, print the reason and the log as well."""
-    begun = time.monotonic()
-    said = begun
-    status = console.status(escape(name)) if console.is_terminal else None
+    title = escape(name)
+    status = console.status(title)  # shows nothing without a terminal
+    begun = said = time.monotonic()
 
     def say(text: str) -> None:
         nonlocal said
-        if status:
-            status.update(f"{escape(name)} ({time.monotonic() - begun:.0f} s): {escape(text)}")
-        elif time.monotonic() - said > QUIET:
-            said = time.monotonic()
-            console.print(f"  ..  {escape(name)} ({said - begun:.0f} s): {escape(text)}")
+        now = time.monotonic()
+        line = f"{title} ({now - begun:.0f} s): {escape(text)}"
+        status.update(line)
+        if not console.is_terminal and now - said > QUIET:
+            said = now
+            console.print(f"  ..  {line}")
 
-    if status:
-        status.start()
     try:
-        yield say
+        with status:
+            yield say
     except (Exception, KeyboardInterrupt) as error:
         reason = escape(str(error) or "interrupted; run the same command again to continue")
         hint = f"\n      log: {log}" if log else ""
-        console.print(f"  [red]no[/]  {escape(name)} ({time.monotonic() - begun:.0f} s): {reason}{hint}")
+        console.print(f"  [red]no[/]  {title} ({time.monotonic() - begun:.0f} s): {reason}{hint}")
         raise
-    finally:
-        if status:
-            status.stop()
-    console.print(f"  [green]ok[/]  {escape(name)} ({time.monotonic() - begun:.1f} s)")
+    console.print(f"  [green]ok[/]  {title} ({time.monotonic() - begun:.1f} s)")
 
 
 def wait_for(missing: Callable[[], str | None], seconds: float, say: Say) -> None:
@@ -60,17 +59,16 @@ def wait_for(missing: Callable[[], str | None], seconds: float, say: Say) -> Non
     Raises ToolError with the last reason after that many seconds. NotRunningError is raised at once.
     """
     deadline = time.monotonic() + seconds
-    while reason := _missing(missing):
+    while True:
+        try:
+            reason = missing()
+        except NotRunningError:
+            raise
+        except ToolError as error:
+            reason = str(error)
+        if not reason:
+            return
         if time.monotonic() > deadline:
             raise ToolError(f"after {seconds:.0f} s: {reason}")
         say(reason)
         time.sleep(0.5)
-
-
-def _missing(missing: Callable[[], str | None]) -> str | None:
-    try:
-        return missing()
-    except NotRunningError:
-        raise
-    except ToolError as error:
-        return str(error)

@@ -20,10 +20,11 @@ from tools.drill.checks import Outcome
 from tools.drill.environment import Environment
 from tools.drill.operator import Operator
 from tools.drill.scenarios import CORE, HOST, Scenario
-from tools.drill.screen import console, heading, screen
+from tools.drill.screen import heading, screen
 from tools.drill.slack_receiver import SlackReceiver
 from tools.drill.traffic import Traffic
 from tools.drill.watch import Watch
+from tools.progress import console
 
 NAMES = [scenario.name for scenario in scenarios.every()]
 app = typer.Typer(help="Play releases on the real cluster.", pretty_exceptions_enable=False, no_args_is_help=True)

@@ -5,7 +5,7 @@ import math
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tools.checkout import ROOT
 
@@ -15,14 +15,8 @@ FOLDER = ROOT / "monitoring/grafana/dashboards"
 class Query(NamedTuple):
     """A query of a panel."""
 
-    dashboard: str
-    panel: str
+    name: str  # the titles of its dashboard and its panel
     expression: str
-
-    @property
-    def name(self) -> str:
-        """Return the titles of dashboard and panel."""
-        return f"{self.dashboard}: {self.panel}"
 
 
 def queries() -> Iterator[Query]:
@@ -31,27 +25,22 @@ def queries() -> Iterator[Query]:
         board = json.loads(file.read_text())
         for panel in board["panels"]:
             for target in panel["targets"]:
-                yield Query(board["title"], panel["title"], target["expr"].replace("$environment", ".*"))
+                yield Query(f"{board['title']}: {panel['title']}", target["expr"].replace("$environment", ".*"))
 
 
-def answer(url: str, query: Query, begin: float, end: float, step: float = 5.0) -> list[dict[str, Any]]:
-    """Return the series of a range query to Prometheus. Raises OSError if Prometheus rejects the query."""
+def numbers(url: str, query: Query, begin: float, end: float, step: float = 5.0) -> list[float]:
+    """Return all values of a range query to Prometheus. Raises OSError if Prometheus rejects the query."""
     wanted = urllib.parse.urlencode({"query": query.expression, "start": begin, "end": end, "step": step})
     with urllib.request.urlopen(f"{url}/api/v1/query_range?{wanted}", timeout=30) as response:  # noqa: S310 - http
-        series: list[dict[str, Any]] = json.load(response)["data"]["result"]
-    return series
-
-
-def numbers(series: list[dict[str, Any]]) -> list[float]:
-    """Return all values of all series."""
+        series = json.load(response)["data"]["result"]
     return [float(value) for one in series for _, value in one["values"]]
 
 
 def faults(url: str, begin: float, end: float) -> Iterator[str]:
     """Yield a sentence for each panel that would be empty or show NaN."""
     for query in queries():
-        found = numbers(answer(url, query, begin, end))
+        found = numbers(url, query, begin, end)
         if not found:
             yield f"{query.name} is empty"
-        elif any(math.isnan(number) for number in found):
+        elif any(map(math.isnan, found)):
             yield f"{query.name} shows NaN"

@@ -10,7 +10,8 @@ from tools.drill.recording import EventKind, Recording, Release, Verdict, ignore
 from tools.drill.release_images import ReleaseImage
 from tools.drill.report import picture, write
 from tools.drill.scenarios import ERRORS_AT_10
-from tools.drill.screen import console, heading
+from tools.drill.screen import heading
+from tools.progress import console
 
 REPORT = cache.root() / "drill" / "report.html"
 FAULT = "errors-30"

@@ -113,8 +113,8 @@ class Environment:
         return release_images.build_faulty(self.other_model(), fault)
 
     def events(self, since: float, *kinds: EventKind) -> list[Event]:
-        """Return the events since then, of some kinds or of all."""
-        events = list(self.watch.events)
+        """Return the events since then, of some kinds or of all, in order of time."""
+        events = sorted(self.watch.events, key=lambda event: event.at)
         return [event for event in events if event.at >= since and (not kinds or event.kind in kinds)]
 
     def weights(self, since: float) -> list[int]:

@@ -56,7 +56,7 @@ class Release(NamedTuple):
     title: str
     verdict: Verdict
     reason: str  # several lines of text
-    events: tuple[Event, ...]
+    events: tuple[Event, ...]  # in order of time
     seconds: dict[str, float]  # durations by name, for instance "commit to synced"
     requests: int  # during the release
     failed: int  # of these

@@ -56,8 +56,7 @@ def write(recording: Recording, path: Path) -> None:
 
 def picture(recording: Recording, release: Release, path: Path) -> None:
     """Write one release as a PNG, from five seconds before its first event to ten after its last."""
-    first, last = timeline.ends(release)
-    begin, end = first.at - 5, last.at + 10
+    begin, end = release.events[0].at - 5, release.events[-1].at + 10
     samples = tuple(sample for sample in recording.samples if begin <= sample.at <= end)
     alone = Recording(release.title, samples, (release,))
     timeline.timeline(alone).savefig(path, dpi=110, metadata={"Software": None})
@@ -91,9 +90,7 @@ def _failures(failed: int, requests: int) -> str:
 
 
 def _events(release: Release, *, gates: bool) -> list[Event]:
-    return sorted(
-        (event for event in release.events if (event.kind == "gate") == gates), key=lambda event: event.at
-    )
+    return [event for event in release.events if (event.kind == "gate") == gates]
 
 
 def _gates(release: Release) -> str:

@@ -5,23 +5,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from tools.drill.recording import Event, Sample
+from tools.drill.recording import Sample
 from tools.drill.watch import Watch
 from tools.drill.wording import describe
+from tools.progress import console
 
 QUIET = 15.0  # seconds between two lines about the state where there is no terminal
 WIDTH = 40  # columns of the bar
 COLOURS = {True: "green", False: "red", None: "cyan"}
-
-console = Console(stderr=True, highlight=False, soft_wrap=True)
-if not console.is_terminal:
-    console.width = 140  # for tables, which have no window to fit
 
 
 @contextmanager
@@ -43,65 +39,50 @@ def heading(text: str) -> None:
 
 
 def _show(watch: Watch, over: threading.Event) -> None:
-    live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
-    if live:
-        live.start()
     shown, printed, begun = len(watch.events), time.monotonic(), time.time()
-    while not over.wait(0.3):
-        for event in watch.events[shown:]:
-            console.print(_line(event, begun))
-            shown += 1
-        sample = watch.samples[-1] if watch.samples else None
-        if sample and live:
-            live.update(panel(watch, sample), refresh=True)
-        elif sample and time.monotonic() - printed > QUIET:
-            printed = time.monotonic()
-            console.print(f"[dim]{sample.at - begun:6.0f} s            {escape(state(sample))}[/]")
-    if live:
-        live.stop()
+    with Live(console=console, transient=True, auto_refresh=False) as live:  # shows nothing without a terminal
+        while not over.wait(0.3):
+            for event in watch.events[shown:]:
+                label = f"[{COLOURS[event.good]}]{event.kind:<8}[/]"
+                console.print(f"{event.at - begun:6.1f} s  {label}  {escape(describe(event))}")
+                shown += 1
+            if not watch.samples:
+                continue
+            sample = watch.samples[-1]
+            live.update(_panel(watch, sample), refresh=True)
+            if not console.is_terminal and time.monotonic() - printed > QUIET:
+                printed = time.monotonic()
+                console.print(f"[dim]{sample.at - begun:6.0f} s            {escape(_state(sample))}[/]")
 
 
-def panel(watch: Watch, sample: Sample) -> Panel:
+def _panel(watch: Watch, sample: Sample) -> Panel:
     """Return the terminal's panel: git, Argo CD, the Rollout, and both versions."""
     table = Table.grid(padding=(0, 2))
     commits = [event for event in watch.events if event.kind in {"commit", "revert"}]
+    filled = round(sample.weight / 100 * WIDTH)
+    bar = f"[cyan]{'█' * filled}[/][dim]{'░' * (WIDTH - filled)}[/]"
     table.add_row("git", escape(describe(commits[-1]) if commits else "no new commit"))
     table.add_row("Argo CD", escape(watch.argo_cd()))
     table.add_row("Rollout", escape(watch.state()))
-    table.add_row("canary", _bar(sample.weight))
-    for name, errors, p95 in (
-        ("stable", sample.stable_errors, sample.stable_p95),
-        ("canary", sample.canary_errors, sample.canary_p95),
-    ):
-        table.add_row(name, f"errors {_percent(errors):>7}   P95 {_milliseconds(p95):>7}")
-    answers = "   ".join(f"model {version}: {count}" for version, count in sample.answers.items())
-    failed = f"   [red]failed: {sample.failed}[/]" if sample.failed else ""
-    table.add_row("answers/s", f"{escape(answers) or 'none'}{failed}")
+    table.add_row("canary", f"{bar} {sample.weight} % of the traffic")
+    table.add_row("stable", _health(sample.stable_errors, sample.stable_p95))
+    table.add_row("canary", _health(sample.canary_errors, sample.canary_p95))
+    table.add_row("answers/s", escape(_answers(sample)), style="red" if sample.failed else "")
     return Panel(table, title="prod", title_align="left")
 
 
-def _bar(weight: int) -> str:
-    filled = round(weight / 100 * WIDTH)
-    return f"[cyan]{'█' * filled}[/][dim]{'░' * (WIDTH - filled)}[/] {weight} % of the traffic"
-
-
-def _line(event: Event, begun: float) -> str:
-    return f"{event.at - begun:6.1f} s  [{COLOURS[event.good]}]{event.kind:<8}[/]  {escape(describe(event))}"
-
-
-def state(sample: Sample) -> str:
+def _state(sample: Sample) -> str:
     """Return a sample in one line."""
-    answers = ", ".join(f"{count} by model {version}" for version, count in sample.answers.items())
-    return (
-        f"canary {sample.weight} %; errors {_percent(sample.stable_errors)} stable, "
-        f"{_percent(sample.canary_errors)} canary; P95 {_milliseconds(sample.stable_p95)} stable, "
-        f"{_milliseconds(sample.canary_p95)} canary; answers/s: {answers or 'none'}, {sample.failed} failed"
-    )
+    stable = _health(sample.stable_errors, sample.stable_p95)
+    canary = _health(sample.canary_errors, sample.canary_p95)
+    return f"canary {sample.weight} %; stable: {stable}; canary: {canary}; answers/s: {_answers(sample)}"
 
 
-def _percent(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{100 * ratio:.1f} %"
+def _health(errors: float | None, p95: float | None) -> str:
+    ratio = "-" if errors is None else f"{errors:.1%}"
+    return f"errors {ratio:>6}, P95 " + ("-" if p95 is None else f"{1000 * p95:.0f} ms")
 
 
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1000 * seconds:.0f} ms"
+def _answers(sample: Sample) -> str:
+    answers = [f"{count} by model {version}" for version, count in sample.answers.items()]
+    return ", ".join([*answers, f"{sample.failed} failed"])
