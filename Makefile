@@ -104,8 +104,7 @@ lint: .venv/ready ## check format, style, types, locks, YAML, shell, Dockerfiles
 	@$(MAKE) --no-print-directory check-lock
 
 bench: .venv/ready model/model.json ## measure the service against bare uvicorn (needs wrk)
-	@command -v wrk > /dev/null || { test "$$(id -u)" = 0 && apt-get install --yes wrk; } || true
-	@$(BIN)/python -m tools.bench
+	@$(BIN)/python -m tools bench
 
 image: .venv/ready model/model.json ## build the serving image, with docker or buildah
 	@$(BIN)/python -m tools image

@@ -1,4 +1,4 @@
-"""`python -m tools`: the commands behind `make run` and `make image`."""
+"""`python -m tools`: the commands behind `make run`, `make image` and `make bench`."""
 
 import sys
 from contextlib import suppress
@@ -9,10 +9,11 @@ import typer
 from tools import command_line
 from tools import image as images
 from tools import run as running
+from tools.bench import benchmark
 
 STATE = Path(".local")
 app = typer.Typer(
-    help="Run the service, or build its image.",
+    help="Run the service, build its image, or measure it.",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
@@ -30,6 +31,12 @@ def image() -> None:
     """Build the serving image with the model in model/."""
     built = images.build(Path("model"))
     print(f"{images.TAG} {built}\nnext: make test-image", flush=True)  # noqa: T201
+
+
+@app.command()
+def bench() -> None:
+    """Measure the service against bare uvicorn and print the results as a Markdown table."""
+    benchmark.bench(STATE / "bench")
 
 
 if __name__ == "__main__":

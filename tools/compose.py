@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.checkout import ROOT
-from tools.image import pip_configuration
+from tools.pip_configuration import pip_configuration
 
 PASSWORDS = ("POSTGRES_PASSWORD", "IRIS_DATABASE_PASSWORD", "MLFLOW_DATABASE_PASSWORD", "GRAFANA_ADMIN_PASSWORD")
 HEAD = """\

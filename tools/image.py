@@ -1,6 +1,5 @@
 """Build the serving image of a model folder."""
 
-import configparser
 import json
 import os
 import re
@@ -8,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,26 +16,18 @@ from tools.base_image import base_image
 from tools.checkout import ROOT
 from tools.engine import Engine, find_engine
 from tools.errors import ToolError
+from tools.pip_configuration import pip_secrets
 
 TAG = "iris-classifier:local"
 BASE = "python:3.13-slim"
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout", "retries")
 
 
-def build(
-    model: Path,
-    tag: str = TAG,
-    *,
-    engine: Engine | None = None,
-    base: str | None = None,
-    fresh: bool = False,
-    quiet: bool = False,
-) -> str:
+def build(model: Path, tag: str = TAG, *options: str, engine: Engine | None = None) -> str:
     """Build the serving image of a model folder from this checkout; return the image's id.
 
-    `engine` and `base` default to the results of `find_engine` and `find_base`. `fresh` ignores cached layers, and
-    `quiet` hides the build's output. Raises ToolError.
+    `options` are further options of the build, such as --quiet; `engine` is the one that `find_engine` finds by
+    default. Raises ToolError.
     """
     try:
         (model / "model.onnx").stat()
@@ -45,15 +36,11 @@ def build(
     except (OSError, ValueError, KeyError) as error:
         raise ToolError(f"{model} is not a model folder ({error}); `python -m pipeline` writes one") from error
     engine = engine or find_engine()
-    arguments["BASE"] = base or find_base(engine)
-    options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
-    options += [f"--build-arg={name}" for name in PROXIES if name in os.environ]
-    if fresh:
-        options.append("--no-cache")
-    if quiet:
-        options.append("--quiet")
+    arguments["BASE"] = find_base(engine)
+    values = [f"{name}={value}" for name, value in arguments.items()]
+    values += [name for name in PROXIES if name in os.environ]
     with _context(model) as context, pip_secrets(os.environ) as secrets:
-        return engine.build(context, tag, *options, *secrets)
+        return engine.build(context, tag, *options, *(f"--build-arg={value}" for value in values), *secrets)
 
 
 def find_base(engine: Engine) -> str:
@@ -89,52 +76,6 @@ def _context(model: Path) -> Iterator[Path]:
         for name in ("Dockerfile", ".dockerignore"):
             shutil.copy2(ROOT / name, context)
         yield context
-
-
-def pip_configuration(environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return a pip.conf with this host's index and proxy for use in a build, and the path of its certificates.
-
-    Where pip has no configuration, the text is empty and the path None.
-    """
-    parser = configparser.ConfigParser(interpolation=None)
-    home = Path.home()
-    parser.read(
-        ("/etc/pip.conf", home / ".pip/pip.conf", home / ".config/pip/pip.conf", Path(sys.prefix) / "pip.conf"),
-    )
-    if named := environ.get("PIP_CONFIG_FILE"):
-        parser.read(named)
-    pip = {
-        key: value
-        for section in ("global", "install")
-        if section in parser
-        for key, value in parser[section].items()
-    }
-    pip |= {
-        name.removeprefix("PIP_").lower().replace("_", "-"): value
-        for name, value in environ.items()
-        if name.startswith("PIP_")
-    }
-    candidates = (pip.get("cert"), environ.get("REQUESTS_CA_BUNDLE"), environ.get("SSL_CERT_FILE"))
-    certificates = next((file for file in candidates if file and Path(file).is_file()), None)
-    lines = [f"{key} = {' '.join(pip[key].split())}" for key in PIP_OPTIONS if key in pip]
-    if certificates:
-        lines.append("cert = /run/secrets/certificates")
-    return "\n".join(["[global]", *lines, ""]) if lines else "", certificates
-
-
-@contextmanager
-def pip_secrets(environ: Mapping[str, str]) -> Iterator[list[str]]:
-    """Yield build options that pass this host's index, proxy and certificates to pip as secrets."""
-    text, certificates = pip_configuration(environ)
-    with tempfile.TemporaryDirectory(prefix="iris-pip-") as folder:
-        options = []
-        if certificates:
-            options.append(f"--secret=id=certificates,src={certificates}")
-        if text:
-            file = Path(folder) / "pip.conf"
-            file.write_text(text)
-            options.append(f"--secret=id=pip.conf,src={file}")
-        yield options
 
 
 def origin() -> dict[str, str]:

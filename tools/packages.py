@@ -19,8 +19,6 @@ def need(program: str, package: str) -> None:
     """Install the package unless the program is on PATH. Raises ToolError."""
     if not shutil.which(program):
         install([package])
-        if not shutil.which(program):
-            raise ToolError(f"package {package} is installed, but {program} is not on PATH")
 
 
 def install(packages: Sequence[str]) -> None:

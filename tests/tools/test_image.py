@@ -25,7 +25,8 @@ from tests.support.running import ROOT, SETOSA, START_SECONDS, free_port, query,
 from tools import image as module
 from tools.engine import Engine, find_engine
 from tools.errors import ToolError
-from tools.image import BASE, build, find_base, pip_secrets
+from tools.image import BASE, build, find_base
+from tools.pip_configuration import pip_secrets
 from tools.postgres import Postgres
 
 pytestmark = pytest.mark.image
@@ -432,7 +433,7 @@ def test_a_rebuild_has_the_same_layers_and_contains_no_secrets(
     # No server listens at this index; pip tries it and continues.
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"http://someone:planted-secret@127.0.0.1:{free_port()}/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    again = build(model, "iris-classifier:test-again", engine=engine, fresh=True)
+    again = build(model, "iris-classifier:test-again", "--no-cache", engine=engine)
     assert "planted-secret" not in json.dumps(inspected(engine, again))
     assert "planted-secret" not in engine.run("history", again).stdout
     if engine.name == "buildah":  # docker's layers carry the time of the build

@@ -26,7 +26,8 @@ from tools.base_image import base_image
 from tools.cluster import images
 from tools.engine import Engine as Builder
 from tools.engine import buildah
-from tools.image import find_base, pip_secrets
+from tools.image import find_base
+from tools.pip_configuration import pip_secrets
 
 pytestmark = pytest.mark.stack
 

@@ -4,13 +4,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -19,9 +18,10 @@ from typing import NamedTuple
 import psycopg2
 from prometheus_client.parser import text_string_to_metric_families
 
-from tools.child_process import child, output, serving, wait_ready
+from tools import packages
+from tools.child_process import child, output, run_visibly, serving, wait_ready
 from tools.errors import ToolError
-from tools.postgres import Postgres, temporary
+from tools.postgres import temporary
 
 ROUNDS = 3  # every round measures everything once, so that a slow moment of the host affects both sides
 SECONDS = 5  # the duration of a measurement
@@ -41,87 +41,69 @@ class Load(NamedTuple):
 
 
 class Bench:
-    """Run the measurements; all child processes share the core that this process is bound to."""
+    """Run the measurements; all child processes but wrk share the core that this process is bound to."""
 
-    def __init__(self, state: Path, postgres: Postgres, wrk: Sequence[str]) -> None:
-        self._state = state
-        self._postgres = postgres
-        self._wrk = wrk
+    def __init__(self, state: Path, wrk_core: int) -> None:
+        self._journal = state / "journal"
+        self._wrk = ("taskset", "--cpu-list", str(wrk_core), "wrk", "--threads=1", f"--script={SCRIPT}")
         self.loads: dict[str, list[Load]] = defaultdict(list)
         self.start_seconds: list[float] = []
         self.memory_mib: list[float] = []
 
     def round(self, forest: Path) -> None:
-        """Measure everything once."""
+        """Measure everything once. Raises ToolError."""
         with child([sys.executable, "-m", "tools.bench.baseline", str(PORT)], os.environ) as process:
             wait_ready(process, f"{URL}/")
             self._load("baseline", 32)
             self._load("baseline 128", 128)
-        with self._service(self._postgres.url, Path("model")):
+        with self._shipping(Path("model")):
             self._load("shipping", 32)
+            _wait_shipped()
             self._load("shipping 128", 128)
+            _wait_shipped()
             half = self.loads["shipping"][-1].rate / 2
-            self._load("half", 32, 32 / half * 1000 - 1)  # a request itself takes about 1 ms
+            self._load("half", 32, pause_ms=32 / half * 1000 - 1)  # a request itself takes about 1 ms
         with self._service(UNAVAILABLE, Path("model")):
             self._load("unavailable", 32)
-        with self._service(self._postgres.url, forest):
+        with self._shipping(forest):
             self._load("forest", 32)
 
     @contextmanager
-    def _service(self, url: str, model: Path) -> Iterator[None]:
-        before = self._rows()
-        journal = self._state / "journal"
-        shutil.rmtree(journal, ignore_errors=True)
+    def _shipping(self, model: Path) -> Iterator[None]:
+        """Run the service with an empty PostgreSQL, which in the end has to have a row for each answer."""
+        with temporary() as postgres, self._service(postgres.url, model):
+            _wait_shipped()
+            yield
+            _wait_shipped()
+            answers = _metric("iris_requests_total", endpoint="/predict", method="POST", status="200")
+            with closing(psycopg2.connect(postgres.url)) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM predictions")
+                ((rows,),) = cursor.fetchall()
+        if rows != answers:
+            raise ToolError(f"{answers:.0f} predictions were answered, but {rows} are in the log")
+
+    @contextmanager
+    def _service(self, database: str, model: Path) -> Iterator[None]:
+        shutil.rmtree(self._journal, ignore_errors=True)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("IRIS_")}
-        environ = {
-            **kept,
-            "DATABASE_URL": url,
-            "IRIS_JOURNAL_DIR": str(journal),
-            "IRIS_MODEL_DIR": str(model),
-        }
+        own = {"DATABASE_URL": database, "IRIS_JOURNAL_DIR": str(self._journal), "IRIS_MODEL_DIR": str(model)}
         begun = time.monotonic()
-        with serving(environ, "127.0.0.1", PORT) as process:
+        with serving(kept | own, "127.0.0.1", PORT):
             self.start_seconds.append(time.monotonic() - begun)
             self._load("warm-up", 32)
             yield
-            self.memory_mib.append(_resident_mib(process.pid))
-            if url != UNAVAILABLE:
-                self._compare_rows(before)
+            self.memory_mib.append(_metric("iris_memory_usage_mb"))
 
     def _load(self, kind: str, connections: int, pause_ms: float = 0) -> None:
-        """Run wrk, after the rows of the last run are shipped, so that runs do not affect each other."""
-        if kind not in ("baseline", "baseline 128", "unavailable"):
-            _wait_shipped()
-        sizes = ["--threads=1", f"--connections={connections}", f"--duration={SECONDS}s", f"--script={SCRIPT}"]
         path = "/" if kind.startswith("baseline") else "/predict"
+        command = [*self._wrk, f"--connections={connections}", f"--duration={SECONDS}s", f"{URL}{path}"]
         environ = {**os.environ, "PAUSE_MS": str(round(pause_ms))}
-        printed = output([*self._wrk, *sizes, f"{URL}{path}"], name="wrk", env=environ, seconds=SECONDS + 30)
-        result = json.loads(printed.splitlines()[-1])
+        result = json.loads(output(command, name="wrk", env=environ, seconds=SECONDS + 30).splitlines()[-1])
         if result["failed"]:
             raise ToolError(f"{result['failed']} of {result['requests']} requests failed while measuring {kind}")
         load = Load(result["requests"] / result["seconds"], result["p50_ms"], result["p99_ms"])
         print(f"{kind:14} {load.rate:8.0f}/s  p50 {load.p50_ms:6.2f} ms  p99 {load.p99_ms:6.2f} ms", flush=True)  # noqa: T201
         self.loads[kind].append(load)
-
-    def _compare_rows(self, before: float) -> None:
-        _wait_shipped()
-        answers = _metric("iris_requests_total", endpoint="/predict", method="POST", status="200")
-        rows = self._rows() - before
-        if rows != answers:
-            raise ToolError(f"{answers:.0f} predictions were answered, but {rows:.0f} are in the log")
-
-    def _rows(self) -> int:
-        connection = psycopg2.connect(self._postgres.url)
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT to_regclass('predictions') IS NOT NULL")
-                if cursor.fetchone() == (False,):
-                    return 0
-                cursor.execute("SELECT count(*) FROM predictions")
-                ((count,),) = cursor.fetchall()
-                return int(count)
-        finally:
-            connection.close()
 
 
 def bench(state: Path) -> None:
@@ -130,24 +112,25 @@ def bench(state: Path) -> None:
     Raises ToolError without wrk or a second core, and if requests fail or the log does not have as many rows as
     predictions were answered.
     """
-    server, client = _cores()
-    wrk = ["taskset", "--cpu-list", str(client), _wrk()]
+    packages.need("wrk", "wrk")
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise ToolError("the benchmark needs two cores: one for the servers, one for the load")
     state.mkdir(parents=True, exist_ok=True)
     forest = _forest(state)
-    os.sched_setaffinity(0, {server})  # child processes inherit it, also PostgreSQL
-    with temporary() as postgres:
-        bench = Bench(state, postgres, wrk)
-        for number in range(ROUNDS):
-            print(f"round {number + 1} of {ROUNDS}", flush=True)  # noqa: T201
-            bench.round(forest)
+    os.sched_setaffinity(0, {cores[0]})  # child processes inherit it, also PostgreSQL
+    bench = Bench(state, cores[-1])
+    for number in range(ROUNDS):
+        print(f"round {number + 1} of {ROUNDS}", flush=True)  # noqa: T201
+        bench.round(forest)
     print("\n" + table(bench))  # noqa: T201
 
 
 def table(bench: Bench) -> str:
     """Return the measurements as a Markdown table, with medians of the rounds; ratios are taken within a round."""
 
-    def rate(kind: str) -> float:
-        return median(load.rate for load in bench.loads[kind])
+    def rate(kind: str) -> str:
+        return f"{median(load.rate for load in bench.loads[kind]):,.0f}/s"
 
     def ratio(kind: str, against: str = "baseline") -> str:
         pairs = zip(bench.loads[kind], bench.loads[against], strict=True)
@@ -157,53 +140,32 @@ def table(bench: Bench) -> str:
         loads = bench.loads[kind]
         return f"{median(x.p50_ms for x in loads):.1f} / {median(x.p99_ms for x in loads):.1f} ms"
 
-    rows = [
-        ("bare uvicorn answering a POST, 32 connections", f"{rate('baseline'):,.0f}/s", "1"),
-        ("POST /predict, shipping to PostgreSQL, 32 connections", f"{rate('shipping'):,.0f}/s", ratio("shipping")),
-        (
-            "the same at 128 connections",
-            f"{rate('shipping 128'):,.0f}/s",
-            f"{ratio('shipping 128')}; {ratio('shipping 128', 'baseline 128')} of bare uvicorn at 128",
-        ),
-        ("the same with PostgreSQL unavailable", f"{rate('unavailable'):,.0f}/s", ratio("unavailable")),
-        ("the same with a random forest of 100 trees", f"{rate('forest'):,.0f}/s", ratio("forest")),
-        ("p50 / p99 at the full rate, 32 connections", times("shipping"), ""),
-        (f"p50 / p99 at half of that rate ({rate('half'):,.0f}/s)", times("half"), ""),
-        ("start to ready", f"{median(bench.start_seconds):.2f} s", ""),
-        ("resident memory after the load", f"{median(bench.memory_mib):.0f} MiB", ""),
-    ]
-    lines = [
-        f"{datetime.now(UTC):%Y-%m-%d}, {_processor()}, `make bench`: medians of {ROUNDS} rounds of {SECONDS} s. "
-        "Server and PostgreSQL share one core, wrk has another. The log has a row for every answer.",
-        "",
-        "| what | measured | against bare uvicorn |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-    return "\n".join(lines)
+    at_128 = f"{ratio('shipping 128')}; {ratio('shipping 128', 'baseline 128')} of bare uvicorn at 128"
+    processor = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"""\
+{datetime.now(UTC):%Y-%m-%d}, {processor[1] if processor else "unknown processor"}, {os.cpu_count()} cores, \
+`make bench`: medians of {ROUNDS} rounds of {SECONDS} s. \
+Server and PostgreSQL share one core, wrk has another. The log has a row for every answer.
 
-
-def _cores() -> tuple[int, int]:
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        raise ToolError("the benchmark needs two cores: one for the servers, one for the load")
-    return cores[0], cores[-1]
-
-
-def _wrk() -> str:
-    if (found := shutil.which("wrk")) is None:
-        raise ToolError("wrk is not installed; `apt-get install wrk` installs it")
-    return found
+| what | measured | against bare uvicorn |
+|---|---|---|
+| bare uvicorn answering a POST, 32 connections | {rate("baseline")} | 1 |
+| POST /predict, shipping to PostgreSQL, 32 connections | {rate("shipping")} | {ratio("shipping")} |
+| the same at 128 connections | {rate("shipping 128")} | {at_128} |
+| the same with PostgreSQL unavailable | {rate("unavailable")} | {ratio("unavailable")} |
+| the same with a random forest of 100 trees | {rate("forest")} | {ratio("forest")} |
+| p50 / p99 at the full rate, 32 connections | {times("shipping")} | |
+| p50 / p99 at half of that rate ({rate("half")}) | {times("half")} | |
+| start to ready | {median(bench.start_seconds):.2f} s | |
+| resident memory after the load | {median(bench.memory_mib):.0f} MiB | |"""
 
 
 def _forest(state: Path) -> Path:
     folder = state / "forest"
     if not (folder / "model.json").exists():
-        subprocess.run(
-            [sys.executable, "-m", "pipeline", "--algorithm", "random_forest", "--out", str(folder)],
-            env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{state.resolve()}/mlflow.db"},
-            check=True,
-        )
+        command = [sys.executable, "-m", "pipeline", "--algorithm=random_forest", f"--out={folder}"]
+        environ = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{state.resolve()}/mlflow.db"}
+        run_visibly(command, env=environ, failure="the random forest was not trained")
     return folder
 
 
@@ -215,17 +177,6 @@ def _metric(name: str, **labels: str) -> float:
 
 
 def _wait_shipped() -> None:
+    """Wait until the rows of the last run are shipped, so that runs do not affect each other."""
     while _metric("iris_journal_depth"):
         time.sleep(0.1)
-
-
-def _resident_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo").read_text()
-    found = re.search(r"^model name\s*: (.+)$", info, re.MULTILINE)
-    return f"{found[1] if found else 'unknown processor'}, {os.cpu_count()} cores"

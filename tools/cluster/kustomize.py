@@ -48,27 +48,21 @@ def take_upstream_from_modules(copy: Path) -> None:
     Raises ToolError if a kustomization and go.mod name different versions.
     """
     for kustomization in copy.rglob("kustomization.yaml"):
-        _take_upstream(kustomization, copy)
-
-
-def _take_upstream(kustomization: Path, copy: Path) -> None:
-    text = kustomization.read_text()
-    for found in [*FOLDER.finditer(text), *FILE.finditer(text)]:
-        module = MODULES[found["repository"]]
-        if found["version"] != programs.version(module):
-            raise ToolError(
-                f"{kustomization.relative_to(copy)} requires {found['repository']} {found['version']}, "
-                f"tools/modules/{module}/go.mod {programs.version(module)}: make them the same"
-            )
-        # Kustomize reads files only below the kustomization, but follows a link to a folder.
-        here = kustomization.parent / f"upstream-{module}"
-        files = programs.source(module)
-        source = files / found["path"]
-        if source.is_dir():
-            if not here.exists():
-                here.symlink_to(files)
-            text = text.replace(found[0], f"{here.name}/{found['path']}")
-        else:
-            shutil.copyfile(source, here.with_suffix(".yaml"))
-            text = text.replace(found[0], here.with_suffix(".yaml").name)
-    kustomization.write_text(text)
+        text = kustomization.read_text()
+        for found in [*FOLDER.finditer(text), *FILE.finditer(text)]:
+            module = MODULES[found["repository"]]
+            if found["version"] != programs.version(module):
+                raise ToolError(
+                    f"{kustomization.relative_to(copy)} requires {found['repository']} {found['version']}, "
+                    f"tools/modules/{module}/go.mod {programs.version(module)}: make them the same"
+                )
+            # Kustomize reads files only below the kustomization, but follows a link to a folder.
+            here, files = kustomization.parent / f"upstream-{module}", programs.source(module)
+            if (files / found["path"]).is_dir():
+                if not here.exists():
+                    here.symlink_to(files)
+                local = f"{here.name}/{found['path']}"
+            else:
+                local = shutil.copyfile(files / found["path"], here.with_suffix(".yaml")).name
+            text = text.replace(found[0], local)
+        kustomization.write_text(text)

@@ -1,6 +1,7 @@
 """The demo: a first release, one that is promoted, one that is rolled back, and a report of all three."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tools import cache
@@ -15,6 +16,8 @@ from tools.progress import console
 
 REPORT = cache.root() / "drill" / "report.html"
 FAULT = "errors-30"
+Course = tuple[str, float, dict[str, float]]
+"""Why a release ended as it did, the time since which its requests count, and the seconds that its parts took."""
 
 
 def perform(environment: Environment) -> Path:
@@ -23,11 +26,14 @@ def perform(environment: Environment) -> Path:
     console.print(f"{environment.traffic.users} users send requests from before the first release to the end")
     releases = []
     if environment.operator.is_first_release():
-        releases.append(_first(environment))
+        releases.append(_release(environment, "Release 1: a first model", "released", _first))
     else:
         environment.settle()
     served = time.time()  # all requests of the last two seconds were answered
-    releases += [_second(environment), _third(environment)]
+    releases += [
+        _release(environment, "Release 2: another model, a good one", "promoted", _second),
+        _release(environment, "Release 3: an image that fails three in ten requests", "rolled back", _third),
+    ]
     samples = ignore_failures_before(served, (each for each in environment.watch.samples if each.at >= begun))
     recording = Recording("Three releases of an iris classifier", samples, tuple(releases))
     write(recording, REPORT)
@@ -36,10 +42,19 @@ def perform(environment: Environment) -> Path:
     return REPORT
 
 
-def _first(environment: Environment) -> Release:
-    title = "Release 1: a first model"
-    begun, image = time.time(), environment.images["model-1"]
+def _release(
+    environment: Environment, title: str, verdict: Verdict, play: Callable[[Environment], Course]
+) -> Release:
     heading(title)
+    begun = time.time()
+    reason, counted, seconds = play(environment)
+    requests, failed = len(environment.traffic.between(counted)), checks.count_failed(environment, counted)
+    console.print(f"{requests} requests, {failed} failed")
+    return Release(title, verdict, reason, tuple(environment.events(begun)), seconds, requests, failed)
+
+
+def _first(environment: Environment) -> Course:
+    image = environment.images["model-1"]
     promotion = _ship_through_dev(environment, image).begun
     environment.watch.until(
         lambda: environment.runs_only("prod", image) and environment.is_stable(), 180, "prod to run it"
@@ -47,44 +62,35 @@ def _first(environment: Environment) -> Release:
     ready = time.time()
     environment.wait_until_served_by(image)
     reason = "An environment's first release has no stable version to compare with: it gets all traffic at once."
-    seconds = {"promotion to running in prod": ready - promotion}
     # Its requests count from when it answered all of them.
-    return _release(environment, title, "released", reason, begun, time.time() - 2, seconds)
+    return reason, time.time() - 2, {"promotion to running in prod": ready - promotion}
 
 
-def _second(environment: Environment) -> Release:
-    title = "Release 2: another model, a good one"
-    begun, image = time.time(), environment.other_image()
-    heading(title)
-    shipment = _ship_through_dev(environment, image)
-    promotion = shipment.begun
+def _second(environment: Environment) -> Course:
+    shipment = _ship_through_dev(environment, environment.other_image())
     checks.expect_promotion(environment, shipment)
     reason = (
         "It reproduced the recorded answers, and stayed within the limits at 10 % and at 100 % of the traffic."
     )
     seconds = {
-        "promotion to synced": _seconds_to(environment, promotion, "sync"),
-        "promotion to all traffic": _seconds_to(environment, promotion, "promoted"),
+        "promotion to synced": _seconds_to(environment, shipment, "sync"),
+        "promotion to all traffic": _seconds_to(environment, shipment, "promoted"),
     }
-    return _release(environment, title, "promoted", reason, begun, promotion, seconds)
+    return reason, shipment.begun, seconds
 
 
-def _third(environment: Environment) -> Release:
-    title = "Release 3: an image that fails three in ten requests"
-    begun, image = time.time(), environment.faulty_image(FAULT)
-    heading(title)
-    shipment = environment.ship(image)
-    promotion = shipment.begun
+def _third(environment: Environment) -> Course:
+    shipment = environment.ship(environment.faulty_image(FAULT))
     outcome = checks.expect_rollback(environment, shipment, ERRORS_AT_10)
-    _, reason = checks.find_revert(image.digest)
+    _, reason = checks.find_revert(shipment.image.digest)
     console.print(f"\n{reason}", markup=False)
-    to_abort, to_revert = (_seconds_to(environment, promotion, kind) for kind in ("abort", "revert"))
+    to_abort, to_revert = (_seconds_to(environment, shipment, kind) for kind in ("abort", "revert"))
     seconds = {
-        "promotion to synced": _seconds_to(environment, promotion, "sync"),
+        "promotion to synced": _seconds_to(environment, shipment, "sync"),
         "first answer to weight 0": outcome.seconds or 0.0,
         "abort to revert in git": to_revert - to_abort,
     }
-    return _release(environment, title, "rolled back", reason, begun, promotion, seconds)
+    return reason, shipment.begun, seconds
 
 
 def _ship_through_dev(environment: Environment, image: ReleaseImage) -> Shipment:
@@ -99,20 +105,5 @@ def _ship_through_dev(environment: Environment, image: ReleaseImage) -> Shipment
     return shipment
 
 
-def _seconds_to(environment: Environment, begun: float, kind: EventKind) -> float:
-    return environment.events(begun, kind)[0].at - begun
-
-
-def _release(
-    environment: Environment,
-    title: str,
-    verdict: Verdict,
-    reason: str,
-    begun: float,
-    counted: float,
-    seconds: dict[str, float],
-) -> Release:
-    """Return the release with its events since `begun` and its requests since `counted`."""
-    requests, failed = len(environment.traffic.between(counted)), checks.count_failed(environment, counted)
-    console.print(f"{requests} requests, {failed} failed")
-    return Release(title, verdict, reason, tuple(environment.events(begun)), seconds, requests, failed)
+def _seconds_to(environment: Environment, shipment: Shipment, kind: EventKind) -> float:
+    return environment.events(shipment.begun, kind)[0].at - shipment.begun

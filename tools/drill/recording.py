@@ -50,6 +50,25 @@ class Event(NamedTuple):
         return {"promoted": True, "abort": False, "revert": False}.get(self.kind)
 
 
+def describe(event: Event) -> str:
+    """Return one line that says what happened."""
+    commit = event.commit[:10]
+    return {
+        "commit": f"{commit} {event.subject}",
+        "revert": f"{commit} {event.subject}",
+        "sync": f"Argo CD synced prod to {commit}",
+        "gate": ", ".join(map(_describe_measurement, event.measurements)),
+        "weight": f"{event.weight} % of the traffic to the canary",
+        "promoted": f"model {event.model_version} is the stable version",
+        "abort": "all traffic back to the stable version",
+    }[event.kind]
+
+
+def _describe_measurement(measurement: Measurement) -> str:
+    value = measurement.phase if measurement.value is None else f"{measurement.value:.3g}"
+    return f"{measurement.metric} {value}"
+
+
 class Release(NamedTuple):
     """One release, from its commit to its verdict."""
 

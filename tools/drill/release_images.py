@@ -63,7 +63,7 @@ def build_good() -> dict[str, ReleaseImage]:
     for name, algorithm in MODELS.items():
         with step(f"train, build, push and sign {name}: {algorithm.replace('_', ' ')}"):
             model = train(name)
-            image.build(model, f"localhost/drill:{name}", engine=buildah(), quiet=True)
+            image.build(model, f"localhost/drill:{name}", "--quiet", engine=buildah())
             built[name] = ReleaseImage(_push_signed(name), model)
     return built
 

@@ -8,8 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import rc_context
 
 from tools.drill import timeline
-from tools.drill.recording import Event, Recording, Release
-from tools.drill.wording import describe
+from tools.drill.recording import Recording, Release, describe
 
 TEMPLATE = "report.html.jinja"
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -43,7 +42,6 @@ def write(recording: Recording, path: Path) -> None:
         figure=_svg(recording) if recording.samples else "",
         durations=list(dict.fromkeys(name for release in recording.releases for name in release.seconds)),
         total=total(recording),
-        events=_events,
         describe=describe,
         gates=_gates,
         clock=lambda event: timeline.clock(event.at - begin),
@@ -68,9 +66,11 @@ def headline(recording: Recording) -> str:
         return "Nothing was released."
     back = sum(release.verdict == "rolled back" for release in recording.releases)
     good = len(recording.releases) - back
-    releases = "1 release" if good == 1 else f"{good or 'no'} releases"
+    releases = "1 release" if good == 1 else f"{good or 'No'} releases"
     rolled_back = f"{back} rolled back automatically" if back else "none rolled back"
-    return f"{releases} succeeded, {rolled_back}; {_requests(*total(recording))}.".capitalize()
+    requests, failed = total(recording)
+    answered = f"{f'{failed:,}' if failed else 'none'} of {requests:,} requests failed"
+    return f"{releases} succeeded, {rolled_back}; {answered if requests else 'no requests were counted'}."
 
 
 def total(recording: Recording) -> tuple[int, int]:
@@ -79,22 +79,12 @@ def total(recording: Recording) -> tuple[int, int]:
     return failed + sum(sum(sample.answers.values()) for sample in recording.samples), failed
 
 
-def _requests(requests: int, failed: int) -> str:
-    if not requests:
-        return "no requests were counted"
-    return f"{f'{failed:,}' if failed else 'none'} of {requests:,} requests failed"
-
-
 def _failures(failed: int, requests: int) -> str:
     return f"{failed:,} ({failed / requests:.2%})" if failed and requests else f"{failed:,}"
 
 
-def _events(release: Release, *, gates: bool) -> list[Event]:
-    return [event for event in release.events if (event.kind == "gate") == gates]
-
-
 def _gates(release: Release) -> str:
-    verdicts = [event.good for event in _events(release, gates=True)]
+    verdicts = [event.good for event in release.events if event.kind == "gate"]
     counts = f"{verdicts.count(True)} passed, {verdicts.count(False)} failed, {verdicts.count(None)} without data"
     return f"{len(verdicts)} gate measurements: {counts}"
 

@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from tools.drill.recording import Sample
+from tools.drill.recording import Sample, describe
 from tools.drill.watch import Watch
-from tools.drill.wording import describe
 from tools.progress import console
 
 QUIET = 15.0  # seconds between two lines about the state where there is no terminal
@@ -80,7 +79,7 @@ def _state(sample: Sample) -> str:
 
 def _health(errors: float | None, p95: float | None) -> str:
     ratio = "-" if errors is None else f"{errors:.1%}"
-    return f"errors {ratio:>6}, P95 " + ("-" if p95 is None else f"{1000 * p95:.0f} ms")
+    return f"errors {ratio}, P95 " + ("-" if p95 is None else f"{1000 * p95:.0f} ms")
 
 
 def _answers(sample: Sample) -> str:

@@ -142,7 +142,7 @@ def _push_signed(model: Path, fork: Path, environ: Mapping[str, str]) -> str:
     """Build the image of the model, push it and sign it with the operator's key; return its digest."""
     shutil.copytree(model, fork / "model")
     tag, reference = "localhost/install", images.in_registry(f"{IMAGE}:install")
-    image.build(model, tag, engine=buildah(), quiet=True)
+    image.build(model, tag, "--quiet", engine=buildah())
     images.push(buildah(), tag, reference)
     digest = images.digest(reference)
     assert digest

@@ -16,10 +16,10 @@ from tools.drill.recording import (
     Release,
     Sample,
     Verdict,
+    describe,
     ignore_failures_before,
 )
 from tools.drill.timeline import span, timeline
-from tools.drill.wording import describe
 
 T = 1_800_000_000.0
 VOID = {"meta", "br", "hr", "img", "link", "input"}

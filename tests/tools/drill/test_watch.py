@@ -8,8 +8,7 @@ import pytest
 from delivery.git import git, identity
 from tools.cluster import git_server
 from tools.drill import watch
-from tools.drill.recording import Event, Measurement
-from tools.drill.wording import describe
+from tools.drill.recording import Event, Measurement, describe
 
 ROLLOUT = {
     "kind": "Rollout",
