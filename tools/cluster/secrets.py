@@ -17,10 +17,7 @@ def objects() -> str:
     """Return the Secrets of the databases, the notifications and the signer as a List in JSON."""
     dev, prod = _generated("database-dev"), _generated("database-prod")
     dev_database = {"url": f"postgresql://iris:{dev}@postgres/iris", "password": dev}
-    webhook = {
-        "forge-url": f"http://{node.IP}:{git_server.PORT}{git_server.DISPATCH_PATH}",
-        "forge-token": git_server_token(),
-    }
+    webhook = {"forge-url": git_server.dispatch_url(), "forge-token": git_server_token()}
     key = {"key": _key(".pub").read_text()}
     items = [
         kubernetes_secret("iris-dev", "iris-database", dev_database),

@@ -26,7 +26,7 @@ from tools.drill.traffic import Traffic
 from tools.drill.watch import Watch
 from tools.progress import console
 
-NAMES = [scenario.name for scenario in scenarios.every()]
+KNOWN = {scenario.name: scenario for scenario in scenarios.every()}
 app = typer.Typer(help="Play releases on the real cluster.", pretty_exceptions_enable=False, no_args_is_help=True)
 
 
@@ -46,19 +46,18 @@ next:
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(help=f"all by default: {', '.join(NAMES)}")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help=f"all by default: {', '.join(KNOWN)}")] = None,
     core: Annotated[bool, typer.Option("--core", help="the five scenarios that CI plays")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Play scenarios and show the outcome of each; exit code 1 if one fails."""
-    wanted = list(CORE) if core else names
-    known = {scenario.name: scenario for scenario in scenarios.every()}
-    if unknown := set(wanted or ()) - known.keys():
-        raise typer.BadParameter(f"unknown scenario {', '.join(unknown)}; known: {', '.join(known)}")
+    wanted = list(CORE) if core else names or list(KNOWN)
+    if unknown := set(wanted) - KNOWN.keys():
+        raise typer.BadParameter(f"unknown scenario {', '.join(unknown)}; known: {', '.join(KNOWN)}")
     played = []
     with _environment() as environment:
-        for name in wanted or known:
-            heading(f"{name}: {known[name].expected}")
-            played.append((known[name], *_play(environment, known[name])))
+        for scenario in [KNOWN[name] for name in wanted]:
+            heading(f"{scenario.name}: {scenario.expected}")
+            played.append((scenario, *_play(environment, scenario)))
     console.print(_table(played))
     failed = [scenario.name for scenario, outcome, _, _ in played if outcome is None]
     if failed:

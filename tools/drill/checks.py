@@ -1,4 +1,4 @@
-"""What has to be true of a release that is promoted, and of one that is rolled back."""
+"""Check that a release is promoted, or rolled back, as expected."""
 
 from typing import NamedTuple
 
@@ -17,11 +17,11 @@ MIN_SUCCESS = 0.85
 
 
 class CheckFailed(ToolError):
-    """A scenario did not go as it must; the message says how."""
+    """A scenario did not go as expected; the message says what differs."""
 
 
 class Outcome(NamedTuple):
-    """What became of a release."""
+    """The result of a release."""
 
     verdict: str
     failed: int  # requests
@@ -30,11 +30,11 @@ class Outcome(NamedTuple):
 
 
 class Rollback(NamedTuple):
-    """How a release has to be rolled back."""
+    """The expected course of a rollback."""
 
-    weight: int | None  # the highest that the canary gets, in percent; None with blue-green, which has no weights
-    metrics: frozenset[str] = frozenset()  # of which a gate fails at least one
-    phrases: tuple[str, ...] = ()  # that the revert commit contains
+    weight: int | None  # the highest weight of the canary in percent; None with blue-green, which has no weights
+    metrics: frozenset[str] = frozenset()  # a gate must fail at least one of them
+    phrases: tuple[str, ...] = ()  # in the message of the revert commit
     min_success: float = MIN_SUCCESS
 
 
@@ -94,7 +94,7 @@ def _require_cause(environment: Environment, expected: Rollback, begun: float, m
 
 
 def _require_stable_unharmed(environment: Environment, shipment: Shipment, expected: Rollback) -> float | None:
-    """Check that no request failed before the canary had traffic nor after, and few while it had 10 %.
+    """Check that no request failed before or after the canary had traffic, and few while it had 10 %.
 
     Return the seconds from the canary's first answer to weight 0, None if it answered nothing.
     """
@@ -132,14 +132,14 @@ def assert_all_logged(environment: Environment, since: float) -> None:
         return None if count == "0" else f"{count} of {len(ids)} predictions are not in the log"
 
     require(bool(ids), "there was no traffic")
-    wait_for(missing, 60, lambda _: None)
+    wait_for(missing, 60)
 
 
 def assert_alerted(
     environment: Environment, alert: str, namespace: str, *, since: float = 0, minutes: float = 6
 ) -> None:
     """Wait for an alert in Slack; Alertmanager sends a namespace's new alerts every five minutes."""
-    wait_for(lambda: environment.slack.missing(alert, namespace, since), 60 * minutes, lambda _: None)
+    wait_for(lambda: environment.slack.missing(alert, namespace, since), 60 * minutes)
 
 
 def assert_no_failures(environment: Environment, since: float) -> None:

@@ -1,4 +1,4 @@
-"""What a scenario works with: images to release, a clone to commit in, traffic, a Slack receiver and the watch."""
+"""The surroundings of a scenario: images to release, a clone to commit in, traffic, Slack, and the watch."""
 
 import time
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Environment:
     watch: Watch
 
     def settle(self) -> None:
-        """Get a good model to serve all of prod's traffic with no release in progress. Raises ToolError."""
+        """Make a good model serve all of prod's traffic, with no release in progress. Raises ToolError."""
         if self.operator.is_first_release():
             self.operator.ship(self.images["model-1"], "--override")
         try:
@@ -102,7 +102,7 @@ class Environment:
     def other_model(self) -> str:
         """Return the name of the model that does not run in prod."""
         running = self.operator.current_release("prod").metadata["sha256"]
-        return next(name for name, image in self.images.items() if image.model_sha256 != running)
+        return next(name for name, image in self.images.items() if image.metadata["sha256"] != running)
 
     def other_image(self) -> ReleaseImage:
         """Return the good image of the model that does not run in prod."""

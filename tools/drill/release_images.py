@@ -34,11 +34,6 @@ class ReleaseImage(NamedTuple):
         return str(self.metadata["version"])
 
     @property
-    def model_sha256(self) -> str:
-        """Return the digest of the model file."""
-        return str(self.metadata["sha256"])
-
-    @property
     def metadata(self) -> dict[str, Any]:
         """Return the content of model.json."""
         return dict(json.loads((self.model / "model.json").read_text()))

@@ -1,4 +1,4 @@
-"""The drill's scenarios: every way in which a release can go on the real cluster, started by commits only."""
+"""The drill's scenarios: every course that a release can take on the real cluster, started by commits only."""
 
 import json
 import time
@@ -33,19 +33,19 @@ class Scenario(NamedTuple):
     play: Callable[[Environment], Outcome]
 
 
-def a_faulty_image(fault: str, expected: Rollback, environment: Environment) -> Outcome:
+def roll_back_fault(fault: str, expected: Rollback, environment: Environment) -> Outcome:
     """Roll back an image with that fault."""
     return expect_rollback(environment, environment.ship(environment.faulty_image(fault)), expected)
 
 
-def many_errors(environment: Environment) -> Outcome:
+def roll_back_many_errors(environment: Environment) -> Outcome:
     """Roll back 30 % errors: `delivery watch` fails, an alert fires, and every dashboard panel has data."""
     begun = time.time()
     shipment = environment.ship(environment.faulty_image("errors-30"), wait_for_canary=True)
     watch_until_failed(environment, "prod")
     outcome = expect_rollback(environment, shipment, ERRORS_AT_10)
     # The series of the alert appear with the next evaluation of the rules.
-    wait_for(lambda: next(dashboards.faults(PROMETHEUS, begun, time.time()), None), 30, lambda _: None)
+    wait_for(lambda: next(dashboards.faults(PROMETHEUS, begun, time.time()), None), 30)
     # An abort just before the drill has the same alert, so a message about that one counts as well.
     checks.assert_alerted(environment, "RolloutAborted", "iris-prod")
     return outcome
@@ -61,7 +61,7 @@ def watch_until_failed(environment: Environment, name: str) -> str:
     raise checks.CheckFailed("delivery watch reported a promotion")
 
 
-def a_good_release(environment: Environment) -> Outcome:
+def promote_good_release(environment: Environment) -> Outcome:
     """Promote a good release without a failed request; `delivery watch` succeeds."""
     shipment = environment.ship(environment.other_image(), "--override", wait_for_canary=True)
     environment.operator.delivery("watch", "prod")
@@ -70,20 +70,20 @@ def a_good_release(environment: Environment) -> Outcome:
     return outcome
 
 
-def a_different_model_than_in_git(environment: Environment) -> Outcome:
+def roll_back_other_model(environment: Environment) -> Outcome:
     """Roll back an image that contains another model than git's model.json describes."""
     image = release_images.build_faulty(environment.running_model(), "none")
     mismatched = ReleaseImage(image.digest, environment.other_image().model)
     return expect_rollback(environment, environment.ship(mismatched), Rollback(0, GOLDEN))
 
 
-def a_deleted_image(environment: Environment) -> Outcome:
+def roll_back_deleted_image(environment: Environment) -> Outcome:
     """Roll back an image that was signed and has since been deleted from the registry."""
     image = release_images.build_deleted(environment.other_model())
     return expect_rollback(environment, environment.ship(image), NEVER_READY)
 
 
-def an_unsigned_image(environment: Environment) -> Outcome:
+def start_no_unsigned_image(environment: Environment) -> Outcome:
     """Start no pod of an unsigned image; `delivery watch` and `status` say why, and a person reverts."""
     image = release_images.build_unsigned(environment.other_model())
     begun = environment.ship(image).begun
@@ -101,7 +101,7 @@ def an_unsigned_image(environment: Environment) -> Outcome:
     return Outcome("not started", 0, revert=commit[:10])
 
 
-def no_traffic(environment: Environment) -> Outcome:
+def wait_without_traffic(environment: Environment) -> Outcome:
     """Wait at 10 % while there is no traffic; an alert fires, and a person reverts after pods were added."""
     image = environment.faulty_image("none")
     with environment.traffic.paused():
@@ -128,7 +128,7 @@ def reverted_at_10(environment: Environment, shipment: Shipment, verdict: str) -
     return Outcome(verdict, checks.count_failed(environment, shipment.begun), revert=commit[:10])
 
 
-def no_prometheus(environment: Environment, *, healthy: bool) -> Outcome:
+def wait_without_prometheus(environment: Environment, *, healthy: bool) -> Outcome:
     """Make Prometheus unavailable for a minute: a canary waits, and is judged once there is data again."""
     image = environment.other_image() if healthy else environment.faulty_image("errors-30")
     options = ("--override",) if healthy else ()
@@ -148,10 +148,10 @@ def no_prometheus(environment: Environment, *, healthy: bool) -> Outcome:
     return expect_rollback(environment, shipment, ERRORS_AT_10)
 
 
-def a_second_release(environment: Environment) -> Outcome:
+def replace_canary(environment: Environment) -> Outcome:
     """Replace a canary by a second release, which passes all gates by itself."""
-    first, second = environment.faulty_image("none"), environment.other_image()
-    begun = environment.ship(first, wait_for_canary=True).begun
+    second = environment.other_image()
+    begun = environment.ship(environment.faulty_image("none"), wait_for_canary=True).begun
     shipment = environment.ship(second, "--override")
     outcome = expect_promotion(environment, shipment)
     checks.assert_no_failures(environment, shipment.begun)
@@ -159,25 +159,23 @@ def a_second_release(environment: Environment) -> Outcome:
     return outcome
 
 
-def a_person_reverts_in_git(environment: Environment) -> Outcome:
+def revert_canary(environment: Environment) -> Outcome:
     """Run `delivery revert` while the canary has 10 %: the weight drops to 0, and nothing is aborted."""
-    image = environment.faulty_image("none")
-    shipment = environment.ship(image, wait_for_canary=True)
+    shipment = environment.ship(environment.faulty_image("none"), wait_for_canary=True)
     environment.operator.revert()
     environment.wait_until_stable()
     checks.assert_no_events(environment, shipment.begun, "abort", "promoted")
     return reverted_at_10(environment, shipment, checks.ROLLED_BACK)
 
 
-def a_person_aborts(environment: Environment) -> Outcome:
+def abort_canary(environment: Environment) -> Outcome:
     """Run `kubectl argo rollouts abort` while the canary has 10 %: git is reverted."""
-    image = environment.faulty_image("none")
-    shipment = environment.ship(image, wait_for_canary=True)
+    shipment = environment.ship(environment.faulty_image("none"), wait_for_canary=True)
     argo_rollouts("abort")
     return expect_rollback(environment, shipment, Rollback(10, phrases=(ABORTED_BY_PERSON,)))
 
 
-def a_person_promotes(environment: Environment) -> Outcome:
+def promote_canary_by_hand(environment: Environment) -> Outcome:
     """Run `kubectl argo rollouts promote --full` while the canary has 10 %: it is promoted at once."""
     image = environment.other_image()
     begun = environment.ship(image, "--override", wait_for_canary=True).begun
@@ -186,12 +184,11 @@ def a_person_promotes(environment: Environment) -> Outcome:
         lambda: bool(environment.events(begun, "promoted")) and environment.is_stable(), 60, "the promotion"
     )
     environment.wait_until_served_by(image)
-    release = environment.operator.current_release("prod")
-    require(release.digest == image.digest, "git has another release")
+    require(environment.operator.current_release("prod").digest == image.digest, "git has another release")
     return Outcome(checks.PROMOTED, checks.count_failed(environment, begun))
 
 
-def a_person_undoes(environment: Environment) -> Outcome:
+def undo_release_in_cluster(environment: Environment) -> Outcome:
     """Run `kubectl argo rollouts undo`: Argo CD restores git's release before any traffic goes elsewhere."""
     digest, begun = environment.operator.current_release("prod").digest, time.time()
     argo_rollouts("undo")
@@ -203,20 +200,19 @@ def a_person_undoes(environment: Environment) -> Outcome:
     return Outcome("restored", checks.count_failed(environment, begun))
 
 
-def a_person_reverts_later(environment: Environment) -> Outcome:
+def revert_promoted_release(environment: Environment) -> Outcome:
     """Run `delivery revert` after a promotion: the previous release passes all gates and is promoted."""
     previous = environment.running_model()
-    a_person_promotes(environment)
+    promote_canary_by_hand(environment)
     shipment = Shipment(environment.images[previous], time.time())
     environment.operator.revert("--reason=It was promoted by mistake.")
     require(environment.running_model() == previous, "git does not have the previous release")
     outcome = expect_promotion(environment, shipment)
     checks.assert_no_failures(environment, shipment.begun)
-    revert = git_server.head()
-    return outcome._replace(revert=revert[:10])
+    return outcome._replace(revert=git_server.head()[:10])
 
 
-def a_rejected_release(environment: Environment) -> Outcome:
+def refuse_rejected_release(environment: Environment) -> Outcome:
     """Refuse a rejected release; with --override it is released, and rolled back again."""
     image = environment.faulty_image("errors-30")
     expect_rollback(environment, environment.ship(image), ERRORS_AT_10)
@@ -230,7 +226,7 @@ def a_rejected_release(environment: Environment) -> Outcome:
     return expect_rollback(environment, environment.ship(image, "--override"), ERRORS_AT_10)
 
 
-def a_killed_pod(
+def kill_pod(
     namespace: str, name: str, environment: Environment, min_success: float = checks.MIN_SUCCESS
 ) -> Outcome:
     """Kill a part of the platform while a bad canary has 10 %: it is rolled back all the same."""
@@ -241,15 +237,14 @@ def a_killed_pod(
     return expect_rollback(environment, shipment, ERRORS_AT_10._replace(min_success=min_success))
 
 
-def a_forged_event(environment: Environment) -> Outcome:
+def forge_abort_event(environment: Environment) -> Outcome:
     """Report an abort of the healthy release, with and without the git server's token: nothing changes."""
     begun = time.time()
     head = git_server.head()
     image = environment.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
     payload = {"namespace": "iris-prod", "rollout": "iris", "image": image}
     message = json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
-    token = secrets.git_server_token()
-    statuses = [_dispatch(message, each) for each in ("", "guessed", token)]
+    statuses = [_dispatch(message, token) for token in ("", "guessed", secrets.git_server_token())]
     require(statuses == ["401", "401", "204"], f"the git server answered {statuses}")
     time.sleep(5)
     require(git_server.head() == head, "git was changed")
@@ -260,9 +255,9 @@ def a_forged_event(environment: Environment) -> Outcome:
 def _dispatch(message: str, token: str) -> str:
     """Post a repository_dispatch message to the git server; return the HTTP status."""
     options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
-    authorization = f"Authorization: Bearer {token}"
-    url = f"http://{node.IP}:{git_server.PORT}{git_server.DISPATCH_PATH}"
-    return node.run("curl", *options, "--header", authorization, url, stdin=message)
+    return node.run(
+        "curl", *options, f"--header=Authorization: Bearer {token}", git_server.dispatch_url(), stdin=message
+    )
 
 
 def blue_green(environment: Environment) -> Outcome:
@@ -293,7 +288,7 @@ def is_blue_green(environment: Environment) -> bool:
     return rollouts.is_blue_green(rollout) and has_one_version
 
 
-def no_database_and_no_controller(environment: Environment) -> Outcome:
+def stop_database_and_controller(environment: Environment) -> Outcome:
     """Stop the log's database and the rollouts controller: no request fails, alerts fire, nothing is lost."""
     begun = time.time()
     with stopped("database", "statefulset/postgres"), stopped("argo-rollouts", "deployment/argo-rollouts"):
@@ -337,36 +332,36 @@ def every() -> Iterator[Scenario]:
     router_errors = frozenset({"router-errors"})
     router = router_errors | {"router-unserved"}  # while a pod restarts, too few requests may reach one
     errors_at_100 = Rollback(100, SERVER_ERRORS)
-    yield Scenario("good", "promoted, 0 failed requests", a_good_release)
-    yield Scenario("errors-30", at_10, many_errors)
-    yield Scenario("wrong-answers", before, partial(a_faulty_image, "swapped", Rollback(0, GOLDEN)))
-    yield Scenario("crash", before, partial(a_faulty_image, "crash", NEVER_READY))
-    yield Scenario("unsigned", "not started", an_unsigned_image)
-    yield Scenario("errors-3", at_10, partial(a_faulty_image, "errors-3", ERRORS_AT_10))
-    yield Scenario("slow", at_10, partial(a_faulty_image, "slow", Rollback(10, frozenset({"latency-p95"}))))
-    yield Scenario("resets", at_10, partial(a_faulty_image, "resets", Rollback(10, router_errors)))
-    yield Scenario("exits", at_10, partial(a_faulty_image, "exits", Rollback(10, router)))
-    yield Scenario("other-model", before, a_different_model_than_in_git)
-    yield Scenario("never-ready", before, partial(a_faulty_image, "never-ready", NEVER_READY))
-    yield Scenario("no-image", before, a_deleted_image)
-    yield Scenario("fails-at-100", "rolled back at 100 %", partial(a_faulty_image, "under-load", errors_at_100))
-    yield Scenario("no-traffic", "waits, and an alert fires", no_traffic)
-    yield Scenario("unmeasured-good", "promoted", partial(no_prometheus, healthy=True))
-    yield Scenario("unmeasured-bad", at_10, partial(no_prometheus, healthy=False))
-    yield Scenario("second-release", "the second is promoted", a_second_release)
-    yield Scenario("person-reverts", "rolled back", a_person_reverts_in_git)
-    yield Scenario("person-aborts", "rolled back, git reverted", a_person_aborts)
-    yield Scenario("person-promotes", "promoted", a_person_promotes)
-    yield Scenario("person-undoes", "Argo CD restores git's release", a_person_undoes)
-    yield Scenario("reverted-later", "the previous release is promoted", a_person_reverts_later)
-    yield Scenario("rejected-again", "refused; rolled back with --override", a_rejected_release)
-    yield Scenario("forged-event", "nothing changes", a_forged_event)
-    yield Scenario("controller-dies", at_10, partial(a_killed_pod, "argo-rollouts", "argo-rollouts"))
-    yield Scenario("argocd-dies", at_10, partial(a_killed_pod, "argocd", "argocd-application-controller"))
+    yield Scenario("good", "promoted, 0 failed requests", promote_good_release)
+    yield Scenario("errors-30", at_10, roll_back_many_errors)
+    yield Scenario("wrong-answers", before, partial(roll_back_fault, "swapped", Rollback(0, GOLDEN)))
+    yield Scenario("crash", before, partial(roll_back_fault, "crash", NEVER_READY))
+    yield Scenario("unsigned", "not started", start_no_unsigned_image)
+    yield Scenario("errors-3", at_10, partial(roll_back_fault, "errors-3", ERRORS_AT_10))
+    yield Scenario("slow", at_10, partial(roll_back_fault, "slow", Rollback(10, frozenset({"latency-p95"}))))
+    yield Scenario("resets", at_10, partial(roll_back_fault, "resets", Rollback(10, router_errors)))
+    yield Scenario("exits", at_10, partial(roll_back_fault, "exits", Rollback(10, router)))
+    yield Scenario("other-model", before, roll_back_other_model)
+    yield Scenario("never-ready", before, partial(roll_back_fault, "never-ready", NEVER_READY))
+    yield Scenario("no-image", before, roll_back_deleted_image)
+    yield Scenario("fails-at-100", "rolled back at 100 %", partial(roll_back_fault, "under-load", errors_at_100))
+    yield Scenario("no-traffic", "waits, and an alert fires", wait_without_traffic)
+    yield Scenario("unmeasured-good", "promoted", partial(wait_without_prometheus, healthy=True))
+    yield Scenario("unmeasured-bad", at_10, partial(wait_without_prometheus, healthy=False))
+    yield Scenario("second-release", "the second is promoted", replace_canary)
+    yield Scenario("person-reverts", "rolled back", revert_canary)
+    yield Scenario("person-aborts", "rolled back, git reverted", abort_canary)
+    yield Scenario("person-promotes", "promoted", promote_canary_by_hand)
+    yield Scenario("person-undoes", "Argo CD restores git's release", undo_release_in_cluster)
+    yield Scenario("reverted-later", "the previous release is promoted", revert_promoted_release)
+    yield Scenario("rejected-again", "refused; rolled back with --override", refuse_rejected_release)
+    yield Scenario("forged-event", "nothing changes", forge_abort_event)
+    yield Scenario("controller-dies", at_10, partial(kill_pod, "argo-rollouts", "argo-rollouts"))
+    yield Scenario("argocd-dies", at_10, partial(kill_pod, "argocd", "argocd-application-controller"))
     # Without its router nothing is answered until the next pod is ready.
-    yield Scenario("router-dies", at_10, partial(a_killed_pod, "traefik", "traefik", min_success=0.5))
+    yield Scenario("router-dies", at_10, partial(kill_pod, "traefik", "traefik", min_success=0.5))
     yield Scenario("blue-green", "good: promoted; bad: switched back", blue_green)
-    yield Scenario("unkept", "alerts fire, nothing is lost", no_database_and_no_controller)
+    yield Scenario("unkept", "alerts fire, nothing is lost", stop_database_and_controller)
 
 
 CORE = ("good", "errors-30", "wrong-answers", "crash", "unsigned")
