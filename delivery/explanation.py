@@ -152,7 +152,7 @@ def _metric(
     limit = re.search(r"> ([0-9.]+)$", spec.get("failureCondition", ""))
     query = result.get("metadata", {}).get("ResolvedPrometheusQuery", "")
     stable_query = query.replace(version, stable).replace('"iris-canary"', '"iris-stable"')
-    # A blue-green gate queries the whole traffic: there is no stable version beside the new one to compare with.
+    # A blue-green gate queries the whole traffic: there is no stable version to compare the new version with.
     comparable = stable_query != query and last.get("finishedAt")
     return Metric(
         name,

@@ -133,7 +133,7 @@ def verify(onnx: bytes, sha256: str, metadata: ModelMetadata) -> None:
 
 
 def write(out: Path, onnx: bytes, metadata: RegisteredModelMetadata) -> None:
-    """Write the model folder `out`; a reader sees the old folder, for an instant none, and then the new one."""
+    """Write the model folder `out`; a reader sees the old folder, for an instant none, then the new folder."""
     require_model_folder(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Staged in the parent folder, because a rename is atomic only within one file system.

@@ -1,6 +1,7 @@
 """Follow a release: the cluster's objects, git and Prometheus, recorded as events and samples."""
 
 import json
+import math
 import subprocess
 import threading
 import time
@@ -255,5 +256,5 @@ def _metrics() -> dict[tuple[str, str], float]:
         with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?{query}", timeout=1) as answer:  # noqa: S310 - a constant
             found = json.load(answer)["data"]["result"]
         numbers = {(one["metric"]["__name__"], one["metric"]["service"]): float(one["value"][1]) for one in found}
-        return {key: value for key, value in numbers.items() if value == value}  # noqa: PLR0124 - NaN is no number
+        return {key: value for key, value in numbers.items() if not math.isnan(value)}
     return {}
