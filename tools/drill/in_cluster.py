@@ -14,7 +14,7 @@ _writing = threading.Lock()
 
 
 class InClusterProcess(Generic[Received]):
-    """Run `python -m MODULE` for the duration of the block, and collect what `make` makes of each line's value.
+    """Run `python -m MODULE` for the duration of the block, and collect `make` of the value in each line.
 
     The module has to exit when its standard input ends.
     """

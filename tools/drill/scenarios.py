@@ -361,7 +361,7 @@ def every() -> Iterator[Scenario]:
     # Without its router nothing is answered until the next pod is ready.
     yield Scenario("router-dies", at_10, partial(kill_pod, "traefik", "traefik", min_success=0.5))
     yield Scenario("blue-green", "good: promoted; bad: switched back", blue_green)
-    yield Scenario("unkept", "alerts fire, nothing is lost", stop_database_and_controller)
+    yield Scenario("no-database", "alerts fire, nothing is lost", stop_database_and_controller)
 
 
 CORE = ("good", "errors-30", "wrong-answers", "crash", "unsigned")
