@@ -17,13 +17,12 @@ def objects() -> str:
     """Return the Secrets of the databases, the notifications and the signer as a List in JSON."""
     dev, prod = _generated("database-dev"), _generated("database-prod")
     dev_database = {"url": f"postgresql://iris:{dev}@postgres/iris", "password": dev}
+    prod_database = {"url": f"postgresql://iris:{prod}@postgres.database/iris"}
     webhook = {"forge-url": git_server.dispatch_url(), "forge-token": git_server_token()}
     key = {"key": _key(".pub").read_text()}
     items = [
         kubernetes_secret("iris-dev", "iris-database", dev_database),
-        kubernetes_secret(
-            "iris-prod", "iris-database", {"url": f"postgresql://iris:{prod}@postgres.database/iris"}
-        ),
+        kubernetes_secret("iris-prod", "iris-database", prod_database),
         kubernetes_secret("database", "iris-database", {"password": prod}),
         kubernetes_secret("argo-rollouts", "argo-rollouts-notification-secret", webhook),
         kubernetes_secret("iris-dev", "iris-signer", key),
