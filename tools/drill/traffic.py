@@ -20,6 +20,7 @@ from tools.drill.in_cluster import InClusterProcess, write
 
 ADDRESSES = "10.20.0"  # from .100 on, in the node's network: the router sees them, not the node's address
 PAUSE = 0.64  # seconds between two requests of one user: 94 a minute, where the router allows 100
+MAX_SECONDS = 3 * 3600.0  # after which the traffic ends, whatever happens to the drill
 ROUTER_PODS = (
     *("kubectl", "get", "pods", "--namespace=traefik", "--selector=app.kubernetes.io/name=traefik"),
     *("--field-selector=status.phase=Running", "--output=json"),
@@ -136,10 +137,13 @@ def send_requests(host: str, questions: list[Question], user: int, router: Route
 
 
 def main(host: str, users: int, questions: list[Question]) -> None:
-    """Send traffic until standard input ends."""
+    """Send traffic until standard input ends, for MAX_SECONDS at most."""
     over, router = threading.Event(), Router()
     for user in range(users):
         threading.Thread(target=send_requests, args=(host, questions, user, router, over), daemon=True).start()
+    end = threading.Timer(MAX_SECONDS, over.set)
+    end.daemon = True
+    end.start()
     sys.stdin.read()
     over.set()
     time.sleep(0.5)  # until the last answers have come
