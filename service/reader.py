@@ -1,4 +1,4 @@
-"""Query PostgreSQL for requests: the newest predictions, and the answers under an Idempotency-Key."""
+"""Statements of requests on PostgreSQL: read the newest predictions, and predict once under an Idempotency-Key."""
 
 import asyncio
 import threading
