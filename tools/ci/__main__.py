@@ -11,7 +11,7 @@ from delivery import changes
 from delivery.release import IMAGE
 from delivery.repository import Repository
 from tools import command_line, programs
-from tools.ci import push as images
+from tools.ci import image_push as images
 from tools.ci import slack, supply_chain
 from tools.ci.manifest_diff import manifest_diff
 from tools.ci.promotion import promotion as promotion_summary

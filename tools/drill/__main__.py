@@ -17,13 +17,13 @@ from tools.cluster import git_server
 from tools.drill import demo as three_releases
 from tools.drill import release_images, scenarios
 from tools.drill.checks import Outcome
+from tools.drill.cluster_watch import Watch
 from tools.drill.environment import Environment
 from tools.drill.operator import Operator
 from tools.drill.scenarios import CORE, HOST, Scenario
 from tools.drill.screen import heading, screen
 from tools.drill.slack_receiver import SlackReceiver
 from tools.drill.traffic import Traffic
-from tools.drill.watch import Watch
 from tools.progress import console
 
 KNOWN = {scenario.name: scenario for scenario in scenarios.every()}

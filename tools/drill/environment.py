@@ -7,12 +7,12 @@ from typing import NamedTuple
 from delivery import rollout as rollouts
 from tools.cluster import git_server
 from tools.drill import release_images
+from tools.drill.cluster_watch import Watch
 from tools.drill.operator import Operator
 from tools.drill.recording import Event, EventKind
 from tools.drill.release_images import ReleaseImage
 from tools.drill.slack_receiver import SlackReceiver
 from tools.drill.traffic import Traffic
-from tools.drill.watch import Watch
 from tools.errors import ToolError
 
 

@@ -12,10 +12,10 @@ from delivery.explanation import ABORTED_BY_PERSON, NOT_READY, SIGNATURE_NOT_VER
 from tools.cluster import git_server, node, secrets
 from tools.drill import checks, dashboards, release_images
 from tools.drill.checks import Outcome, Rollback, expect_promotion, expect_rollback, require
+from tools.drill.cluster_watch import PROMETHEUS
 from tools.drill.environment import Environment, Shipment
 from tools.drill.operator import CommandFailed
 from tools.drill.release_images import ReleaseImage
-from tools.drill.watch import PROMETHEUS
 from tools.progress import wait_for
 
 HOST = "iris.localhost"

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from tools.drill.cluster_watch import Watch
 from tools.drill.recording import Sample, describe
-from tools.drill.watch import Watch
 from tools.progress import console
 
 QUIET = 15.0  # seconds between two lines about the state where there is no terminal

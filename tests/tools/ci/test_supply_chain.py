@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.running import ROOT, free_port, wait_until
 from tools import programs
-from tools.ci import push, supply_chain
+from tools.ci import image_push, supply_chain
 from tools.ci.supply_chain import Signer, SupplyChainError
 
 pytestmark = pytest.mark.supply
@@ -50,7 +50,7 @@ def _listens(address: tuple[str, int]) -> bool:
 @pytest.fixture(scope="module")
 def image(registry: str, model: Path) -> str:
     """The pushed serving image, by digest."""
-    return f"{registry}/iris@{push.push(model, f'{registry}/iris', tls=False)}"
+    return f"{registry}/iris@{image_push.push(model, f'{registry}/iris', tls=False)}"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 
 from delivery.git import git, identity
 from tools.cluster import git_server
-from tools.drill import watch
+from tools.drill import cluster_watch
 from tools.drill.recording import Event, Measurement, describe
 
 ROLLOUT = {
@@ -80,12 +80,12 @@ def test_commit_is_a_revert_if_a_trailer_rejects_a_release(
     ):
         git(tmp_path, "commit", "--allow-empty", "--quiet", f"--message={message}", environ=identity("A", "a@b.c"))
         head = git(tmp_path, "rev-parse", "HEAD").strip()
-        event = watch._committed(1.0, head)
+        event = cluster_watch._committed(1.0, head)
         assert event == Event(1.0, kind, commit=head, subject=message.partition("\n")[0])  # type: ignore[arg-type]
 
 
 def events(before: dict[str, Any], after: dict[str, Any]) -> list[Event]:
-    return list(watch._events(before, after))
+    return list(cluster_watch._events(before, after))
 
 
 def run(*results: dict[str, Any]) -> dict[str, Any]:
