@@ -80,7 +80,7 @@ def test_the_golden_gate_stops_the_iris_model_in_place_of_the_wine_model(
     with RunningService(model, database, tmp_path / "journal") as service:
         done = golden_gate(service, clone)
         assert done.returncode == 1
-        assert "was answered with HTTP 422" in done.stdout
+        assert "returned HTTP 422" in done.stdout
 
 
 @pytest.mark.wine
