@@ -1,5 +1,6 @@
 """What tests of several packages share: a real PostgreSQL, and a model that the pipeline really trained."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -40,15 +41,20 @@ def module_database(postgres: Postgres) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder, fresh from the pipeline."""
-    folder = tmp_path_factory.mktemp("trained")
-    subprocess.run(
-        [sys.executable, "-m", "pipeline", "--out", str(folder / "model")],
-        cwd=ROOT,
-        env=environment(MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"),
-        check=True,
-        capture_output=True,
-    )
+    """A model folder, fresh from the pipeline. The workers of a run share it: the first to get here trains it."""
+    run = tmp_path_factory.getbasetemp()
+    folder = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "trained"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "model").exists():
+            subprocess.run(
+                [sys.executable, "-m", "pipeline", "--out", str(folder / "model")],
+                cwd=ROOT,
+                env=environment(MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"),
+                check=True,
+                capture_output=True,
+            )
     return folder / "model"
 
 
