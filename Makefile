@@ -97,7 +97,7 @@ lint: .venv/ready ## check format, style, types, locks, YAML, shell, Dockerfiles
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict .
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
-	$(BIN)/hadolint Dockerfile */Dockerfile tools/drill/faults/Dockerfile
+	$(BIN)/hadolint Dockerfile */Dockerfile tools/drill/faults/Dockerfile tools/cluster/dockerfiles/*
 	$(BIN)/zizmor --offline --quiet --persona=pedantic .github
 	$$($(BIN)/python -m tools.cluster build actionlint)/actionlint -shellcheck=$(BIN)/shellcheck
 	$(BIN)/pytest -q tests/test_documents.py -k "block or drill_plays or target or link or path"

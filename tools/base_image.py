@@ -3,7 +3,6 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from tools import packages
@@ -25,13 +24,12 @@ ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 """
 
 
-def base_image(engine: Engine, name: str, include: Sequence[str], *hooks: str) -> str:
-    """Return the tag of an image with these Debian packages, and build it if the engine does not have it.
+def base_image(engine: Engine, name: str, *options: str) -> str:
+    """Return the tag of an image made with these options of mmdebstrap; build it if the engine does not have it.
 
-    `hooks` are options of mmdebstrap. The tag contains a digest of everything the image is built from.
-    Raises ToolError.
+    The tag contains a digest of everything the image is built from. Raises ToolError.
     """
-    options = [*ROOT, f"--include={','.join(include)}", *hooks, RELEASE]
+    options = (*ROOT, *options, RELEASE)
     made_from = hashlib.sha256("\n".join((*options, DOCKERFILE)).encode()).hexdigest()
     tag = f"localhost/{name}-{made_from[:12]}"
     if not engine.has(tag):

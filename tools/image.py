@@ -59,7 +59,7 @@ def find_base(engine: Engine) -> str:
     return base_image(
         engine,
         f"stand-in/{BASE}",
-        ("ca-certificates", "python3", "python3-pip"),
+        "--include=ca-certificates,python3,python3-pip",
         '--customize-hook=ln -s /usr/bin/python3 "$1/usr/local/bin/python"',
     )
 

@@ -164,11 +164,10 @@ def _images(builder: Builder, folder: Path) -> Iterator[tuple[str, str]]:
         yield name, builder.build(context, f"{name}:stack")
     context = folder / "postgres"
     context.mkdir()
-    shutil.copy2(ROOT / "tools/cluster/postgres-entrypoint.sh", context)
-    package, *hooks = images.POSTGRES_PACKAGES
-    debian = base_image(builder, "cluster", [package], *hooks)
-    (context / "Dockerfile").write_text(images.POSTGRES.format(debian=debian) + DATABASE)
-    yield "postgres", builder.build(context, "postgres:stack")
+    shutil.copy2(images.POSTGRES_ENTRYPOINT, context)
+    debian = base_image(builder, "cluster", *images.POSTGRES_DEBIAN)
+    (context / "Dockerfile").write_text((images.HERE / "dockerfiles/postgres").read_text() + DATABASE)
+    yield "postgres", builder.build(context, "postgres:stack", f"--build-arg=DEBIAN={debian}")
 
 
 def _wait_until_healthy(stack: Stack) -> None:

