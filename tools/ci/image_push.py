@@ -19,9 +19,8 @@ def push(model: Path, repository: str, *, tls: bool = True) -> str:
     image.build(model, tag, engine=engine)
     with tempfile.TemporaryDirectory(prefix="iris-push-") as folder:
         file = Path(folder) / "digest"
-        done = engine.run(
-            "push", f"--tls-verify={str(tls).lower()}", f"--digestfile={file}", tag, f"docker://{tag}"
-        )
+        options = (f"--tls-verify={str(tls).lower()}", f"--digestfile={file}")
+        done = engine.run("push", *options, tag, f"docker://{tag}")
         if done.returncode:
             raise ToolError(f"{tag} could not be pushed: {done.stderr.strip()[-300:]}")
         return file.read_text().strip()

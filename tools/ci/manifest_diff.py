@@ -1,19 +1,17 @@
 """Compare the objects that Argo CD would apply before and after a change, as Markdown."""
 
-import io
 import re
-import subprocess
-import tarfile
+import shutil
 import tempfile
 from collections.abc import Iterator
 from difflib import unified_diff
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from delivery.git import GitError, git
+from tools.child_process import output
 from tools.errors import ToolError
 
 APPLIED = ("overlays/dev", "overlays/prod", "monitoring", "manifests/argocd")
@@ -21,14 +19,11 @@ LARGEST = 900_000  # characters; the summary of a job may have 1 MiB
 Objects = dict[str, str]
 
 
-class RenderError(ToolError):
-    """A commit's manifests cannot be rendered; the message says which commit and why."""
-
-
 def manifest_diff(repository: Path, base: str, kustomize: Path) -> str:
-    """Return the diff of the rendered objects from the merge base of HEAD and `base` to HEAD. Raises RenderError.
+    """Return the diff of the rendered objects from the merge base of HEAD and `base` to HEAD.
 
-    A base that does not exist, as after a first push, is reported in the text.
+    A base that does not exist, as after a first push, is reported in the text. Raises ToolError, which says which
+    commit cannot be rendered and why.
     """
     try:
         commit = git(repository, "rev-parse", "--verify", "--end-of-options", f"{base}^{{commit}}").strip()
@@ -46,9 +41,9 @@ def manifest_diff(repository: Path, base: str, kustomize: Path) -> str:
 
 def _rendered(repository: Path, commit: str, kustomize: Path) -> dict[str, Objects]:
     with tempfile.TemporaryDirectory(prefix="iris-manifest-diff-") as temporary:
-        archive = subprocess.run(["git", "-C", repository, "archive", commit], capture_output=True, check=True)
-        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            tar.extractall(temporary, filter="data")
+        archive = Path(temporary) / "commit.tar"
+        git(repository, "archive", f"--output={archive}", commit)
+        shutil.unpack_archive(archive, temporary, filter="data")
         return {folder: _objects(Path(temporary) / folder, commit, kustomize) for folder in APPLIED}
 
 
@@ -56,12 +51,12 @@ def _objects(folder: Path, commit: str, kustomize: Path) -> Objects:
     """Return the rendered objects of a folder by kind and name; empty if the folder does not exist."""
     if not folder.exists():
         return {}
-    done = subprocess.run([kustomize, "build", folder], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RenderError(
-            f"{'/'.join(folder.parts[-2:])} of {commit[:10]} cannot be rendered: {done.stderr.strip()[-500:]}"
-        )
-    texts = re.split(r"^---\n", done.stdout, flags=re.MULTILINE)
+    try:
+        rendered = output([str(kustomize), "build", str(folder)], name="kustomize build")
+    except ToolError as error:
+        name = "/".join(folder.parts[-2:])
+        raise ToolError(f"{name} of {commit[:10]} cannot be rendered: {error}") from error
+    texts = re.split(r"^---\n", rendered, flags=re.MULTILINE)
     return {_name(yaml.safe_load(text)): text for text in texts}
 
 
@@ -75,14 +70,7 @@ def _changed(before: Objects, after: Objects) -> Iterator[str]:
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name, ""), after.get(name, "")
         if old != new:
-            body = unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm="")
-            yield "\n".join(_fenced(list(body)))
-
-
-def _fenced(lines: list[str]) -> Iterator[str]:
-    # A manifest may contain backticks, which must not end the block.
-    ticks = max(map(len, chain.from_iterable(re.findall("`+", line) for line in lines)), default=0)
-    fence = "`" * max(3, ticks + 1)
-    yield f"{fence}diff"
-    yield from lines
-    yield f"{fence}\n"
+            body = "\n".join(unified_diff(old.splitlines(), new.splitlines(), name, name, lineterm=""))
+            # A manifest may contain backticks, which must not end the block.
+            fence = max([*re.findall("`+", body), "``"], key=len) + "`"
+            yield f"{fence}diff\n{body}\n{fence}\n"

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.running import ROOT
 from tools import programs
-from tools.ci.manifest_diff import APPLIED, RenderError, manifest_diff
+from tools.ci.manifest_diff import APPLIED, manifest_diff
+from tools.errors import ToolError
 
 Change = Callable[[str, str, str], None]
 
@@ -86,5 +87,5 @@ def test_missing_base_is_reported(repository: Path, kustomize: Path) -> None:
 
 def test_render_error_names_the_folder_and_the_commit(repository: Path, change: Change, kustomize: Path) -> None:
     change("overlays/prod/kustomization.yaml", "../../manifests/iris", "../../manifests/none")
-    with pytest.raises(RenderError, match=r"overlays/prod of HEAD cannot be rendered: .*none"):
+    with pytest.raises(ToolError, match=r"overlays/prod of HEAD cannot be rendered: .*none"):
         manifest_diff(repository, "main", kustomize)
