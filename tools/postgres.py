@@ -90,14 +90,12 @@ class Postgres:
             # PostgreSQL refuses to run as root. In a user namespace that maps root to another id it does run,
             # without a system user that would need access to the folder.
             command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", *command]
-        # Files, not pipes: the server inherits them, and this call would wait until the server closes a pipe.
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True, timeout=60, check=False
-            )
-            out.seek(0)
+        # A file, not a pipe: the server inherits it, and this call would wait until the server closes a pipe.
+        with tempfile.TemporaryFile("w+") as err:
+            null = subprocess.DEVNULL
+            done = subprocess.run(command, stdin=null, stdout=null, stderr=err, timeout=60, check=False)
             err.seek(0)
-            return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
+            return subprocess.CompletedProcess(command, done.returncode, stderr=err.read())
 
 
 @contextmanager

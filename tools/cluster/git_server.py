@@ -1,7 +1,7 @@
 """The cluster's git server: the repository that Argo CD reads, and a webhook for aborted rollouts as on GitHub.
 
-`make up` starts it on the node: `python -m tools.cluster.git_server FOLDER` serves the repository and the token in
-that folder.
+`make up` starts it on the node: `python -m tools.cluster.git_server` serves the repository and the token in the
+cluster's state.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ PORT = 8099
 DISPATCH_PATH = "/repos/iris-gitops/iris-gitops/dispatches"
 IDENTITY = identity("iris-gitops", "iris-gitops@localhost")
 RECONCILE_SECONDS = 30.0
+REVERTING = threading.Lock()
 
 
 def folder() -> Path:
@@ -96,7 +97,7 @@ def start(token: str, say: Say) -> None:
     (folder() / "token").touch(mode=0o600)
     (folder() / "token").write_text(token)
     _stop_running()
-    command = [sys.executable, "-P", "-m", "tools.cluster.git_server", str(folder())]
+    command = [sys.executable, "-P", "-m", "tools.cluster.git_server"]
     environ = {**node.environment(), "PYTHONPATH": str(ROOT)}
     environ.pop("TMPDIR", None)  # the folder is removed when `make up` ends
     with node.log("git-server").open("a") as out:
@@ -112,56 +113,23 @@ def start(token: str, say: Say) -> None:
     wait_for(_check_answers, 30, say)
 
 
-def serve(where: Path) -> None:
+def serve() -> None:
     """Serve until the node ends."""
-    (where / "pid").write_text(str(os.getpid()))
+    (folder() / "pid").write_text(str(os.getpid()))
     os.environ.update(IDENTITY)
-    address = ("--listen=" + node.IP, f"--base-path={where}", "--export-all", str(where / REPOSITORY))
-    server = Server((node.IP, PORT), where)
-    threading.Thread(target=_refresh_on_push, args=(where,), daemon=True).start()
-    threading.Thread(target=server.reconcile, daemon=True).start()
+    address = ("--listen=" + node.IP, f"--base-path={folder()}", "--export-all", str(repository()))
+    Endpoint.token = (folder() / "token").read_text()
+    server = ThreadingHTTPServer((node.IP, PORT), Endpoint)
+    threading.Thread(target=_refresh_on_push, daemon=True).start()
+    threading.Thread(target=_reconcile, daemon=True).start()
     with subprocess.Popen(["git", "daemon", "--reuseaddr", "--informative-errors", *address]):
         server.serve_forever()
-
-
-class Server(ThreadingHTTPServer):
-    """The webhook's server: it reverts aborted releases in git."""
-
-    def __init__(self, address: tuple[str, int], where: Path) -> None:
-        super().__init__(address, Endpoint)
-        self.where = where
-        self.token = (where / "token").read_text()
-        self.lock = threading.Lock()
-
-    def revert(self, event: bytes) -> None:
-        """Run `delivery revert` with the event and push its commit, as the workflow on GitHub does."""
-        with self.lock, tempfile.NamedTemporaryFile(prefix="iris-git-server-") as message:
-            message.write(event)
-            message.flush()
-            try:
-                _, outputs = run_and_push(str(self.where / REPOSITORY), ("revert", f"--event={message.name}"))
-            except ReleaseError as error:
-                outputs = f"{error}\n"
-            _log(outputs.strip())
-
-    def reconcile(self) -> None:
-        """Revert aborted releases without a message: Argo Rollouts sends it only once, and it may be lost."""
-        while True:
-            time.sleep(RECONCILE_SECONDS)
-            for environment in ENVIRONMENTS:
-                with contextlib.suppress(ClusterUnavailable, OSError):  # the next round tries again
-                    rollout = kubernetes.rollout(environment)
-                    if rollout and is_aborted(rollout):
-                        image = rollout["spec"]["template"]["spec"]["containers"][0]["image"]
-                        namespace = kubernetes.namespace(environment)
-                        payload = {"namespace": namespace, "rollout": "iris", "image": image}
-                        self.revert(json.dumps({"client_payload": payload}).encode())
 
 
 class Endpoint(BaseHTTPRequestHandler):
     """The webhook: it accepts the repository_dispatch of an aborted rollout from clients that have the token."""
 
-    server: Server
+    token: str
     timeout = 10  # seconds that a client may be silent
 
     def do_POST(self) -> None:
@@ -171,13 +139,13 @@ class Endpoint(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
         if status is HTTPStatus.NO_CONTENT:
-            threading.Thread(target=self.server.revert, args=(event,), daemon=True).start()
+            threading.Thread(target=_revert, args=(event,), daemon=True).start()
 
     def _validate(self) -> tuple[HTTPStatus, bytes]:
         if self.path != DISPATCH_PATH:
             return HTTPStatus.NOT_FOUND, b""
         authorization = self.headers.get("Authorization", "").encode()
-        if not hmac.compare_digest(authorization, f"Bearer {self.server.token}".encode()):
+        if not hmac.compare_digest(authorization, f"Bearer {self.token}".encode()):
             return HTTPStatus.UNAUTHORIZED, b""
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit() and int(length) <= LARGEST):
@@ -194,13 +162,39 @@ class Endpoint(BaseHTTPRequestHandler):
         _log(repr(form % values)[1:-1])
 
 
-def _refresh_on_push(where: Path) -> None:
+def _revert(event: bytes) -> None:
+    """Run `delivery revert` with the event and push its commit, as the workflow on GitHub does."""
+    with REVERTING, tempfile.NamedTemporaryFile(prefix="iris-git-server-") as message:
+        message.write(event)
+        message.flush()
+        try:
+            _, outputs = run_and_push(str(repository()), ("revert", f"--event={message.name}"))
+        except ReleaseError as error:
+            outputs = str(error)
+        _log(outputs.strip())
+
+
+def _reconcile() -> None:
+    """Revert aborted releases without a message: Argo Rollouts sends it only once, and it may be lost."""
+    while True:
+        time.sleep(RECONCILE_SECONDS)
+        for environment in ENVIRONMENTS:
+            with contextlib.suppress(ClusterUnavailable, OSError):  # the next round tries again
+                rollout = kubernetes.rollout(environment)
+                if rollout and is_aborted(rollout):
+                    image = rollout["spec"]["template"]["spec"]["containers"][0]["image"]
+                    namespace = kubernetes.namespace(environment)
+                    payload = {"namespace": namespace, "rollout": "iris", "image": image}
+                    _revert(json.dumps({"client_payload": payload}).encode())
+
+
+def _refresh_on_push() -> None:
     """Have Argo CD compare with git whenever main has moved, as a push webhook does."""
     refresh = ("annotate", "applications", "--all", "--namespace=argocd", "--overwrite")
     refreshed = ""
     while True:
         with contextlib.suppress(GitError, subprocess.TimeoutExpired):
-            if (latest := run_git(where / REPOSITORY, "rev-parse", "main")) != refreshed:
+            if (latest := head()) != refreshed:
                 command = ["kubectl", *refresh, "argocd.argoproj.io/refresh=normal"]
                 done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, timeout=30)
                 if done.returncode == 0:
@@ -227,4 +221,4 @@ def _log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve()
