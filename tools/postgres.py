@@ -63,10 +63,6 @@ class Postgres:
         """Return whether the server's process is running."""
         return self._run("pg_ctl", "status").returncode == 0
 
-    def pid(self) -> int:
-        """Return the process id of the postmaster."""
-        return int((self.data / "postmaster.pid").read_text().splitlines()[0])
-
     def __enter__(self) -> "Postgres":
         self.start()
         return self

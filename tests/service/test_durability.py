@@ -252,8 +252,13 @@ def stop(server: Postgres) -> None:
     server.stop()
 
 
+def postmaster(server: Postgres) -> int:
+    """Return the id of the server's main process."""
+    return int((server.data / "postmaster.pid").read_text().splitlines()[0])
+
+
 def stop_immediately(server: Postgres) -> None:
-    os.kill(server.pid(), signal.SIGQUIT)
+    os.kill(postmaster(server), signal.SIGQUIT)
     wait_until(lambda: not server.running(), "PostgreSQL to end")
 
 
@@ -276,7 +281,7 @@ def start(server: Postgres) -> None:
 
 def signal_all(server: Postgres, number: int) -> None:
     """Send a signal to the server's main process and its child processes."""
-    first = server.pid()
+    first = postmaster(server)
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(FileNotFoundError, ProcessLookupError):
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]

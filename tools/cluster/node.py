@@ -86,13 +86,7 @@ def require_running() -> int:
     return pid
 
 
-def is_running(made_from: str) -> bool:
-    """Return whether a node is running that was started from the same programs and configuration."""
-    recorded = state() / "made-from"
-    return init_pid() is not None and recorded.exists() and recorded.read_text() == made_from
-
-
-def start(programs: Sequence[Path], made_from: str) -> None:
+def start(programs: Sequence[Path]) -> None:
     """Start the node with an empty state and `programs` on its PATH. Raises ToolError."""
     stop()
     listeners = {forward: listen(forward) for forward in PORT_FORWARDS}
@@ -121,7 +115,6 @@ def start(programs: Sequence[Path], made_from: str) -> None:
         )
     for server in listeners.values():
         server.close()
-    (state() / "made-from").write_text(made_from)
     while init_pid() is None:
         if process.poll() is not None:
             raise ToolError(f"the node ended at once: {log('node').read_text().strip()}")

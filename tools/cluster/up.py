@@ -10,7 +10,6 @@ from tools.cluster import doctor, git_server, images, kustomize, node, secrets
 from tools.errors import ToolError
 from tools.progress import Say, console, step, wait_for
 
-INITIALISED = "initialised"  # a file in the state's folder that shows that kubeadm has finished
 MINUTES = 60.0
 NEXT = """\
 {ports}
@@ -57,16 +56,19 @@ def kubernetes() -> None:
     made_from = cache.key(
         node.CONFIG, node.SCRIPT, *map(str, folders), *(image.key() for image in images.all_images())
     )
-    if not (node.is_running(made_from) and (node.state() / INITIALISED).exists()):
+    record = node.state() / "made-from"  # written when kubeadm has finished
+    is_new = node.init_pid() is None or not record.exists() or record.read_text() != made_from
+    if is_new:
         with step("node", node.log("node")) as say:
-            node.start(folders, made_from)
+            node.start(folders)
             registry = f"http://{node.REGISTRY}/v2/"
             wait_for(lambda: _run("curl", "--silent", "--fail", registry), 60, say)
     with step("images") as say:
         images.push_missing(say)
-    if not (node.state() / INITIALISED).exists():
+    if is_new:
         with step("Kubernetes", node.log("kubeadm")):
             _init()
+            record.write_text(made_from)
     with step("kubelet", node.log("kubelet")) as say:
         wait_for(_node_not_ready, 5 * MINUTES, say)
     for name in ("dev", "prod", "prometheus"):  # the PersistentVolumes of overlays/local/platform
@@ -94,7 +96,6 @@ def _init() -> None:
         raise ToolError("kubeadm could not create a cluster; the next `make up` starts again") from error
     # The argocd command reads its configuration from the namespace of the context.
     node.run("kubectl", "config", "set-context", "--current", "--namespace=argocd")
-    (node.state() / INITIALISED).touch()
 
 
 def _node_not_ready() -> str | None:
