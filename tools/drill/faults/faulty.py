@@ -4,24 +4,23 @@ Some faults are inside the application, which counts them as errors; others are 
 """
 
 import asyncio
-import json
 import os
 import random
 import sys
 import time
 from collections import deque
-from pathlib import Path
+from itertools import count
 
 import service.__main__ as serving
+from service.app import Service
 from service.batcher import Batcher
+from service.model import Model
 
-PREDICT = ("/predict",)
-PREDICTIONS = (*PREDICT, "/predict/batch")  # the golden gate sends a batch
 HIGH_LOAD = 20  # requests per second: more than with 10 % of the drill's traffic, fewer than with 100 %
 
 
-def inside(before):
-    """Call `before` inside the application before each prediction of one row."""
+def each_prediction(before):
+    """Call `before` inside the application before each prediction of one row; the golden gate sends a batch."""
     answer = Batcher.answer
 
     async def faulty(self, rows, started):
@@ -62,29 +61,22 @@ def under_load():
     return before
 
 
-def outside(paths, app, faulty):
-    """Return an ASGI application that sends requests for these paths to `faulty`, and all others to `app`."""
+def every_twentieth(act):
+    """Call `act` outside the application instead of answering every 20th request for one prediction."""
+    create_app, number = serving.create_app, count(1)
 
-    async def wrapped(scope, receive, send):
-        is_faulty = scope["type"] == "http" and scope["path"] in paths
-        await (faulty if is_faulty else app)(scope, receive, send)
+    def create_faulty(service):
+        app = create_app(service)
 
-    return wrapped
+        async def faulty(scope, receive, send):
+            if scope.get("path") == "/predict" and next(number) % 20 == 0:
+                act(send)
+            else:
+                await app(scope, receive, send)
 
+        return faulty
 
-def every_twentieth(app, act):
-    """Return an ASGI application that calls `act` on every 20th request, and `app` on all others."""
-    count = 0
-
-    async def wrapped(scope, receive, send):
-        nonlocal count
-        count += 1
-        if count % 20:
-            await app(scope, receive, send)
-        else:
-            act(send)
-
-    return wrapped
+    serving.create_app = create_faulty
 
 
 def reset(send):
@@ -92,68 +84,37 @@ def reset(send):
     send.__self__.transport.abort()
 
 
-def leave(_):
-    """End the process at once."""
-    os._exit(1)
-
-
-def swapped(app):
+def swapped():
     """Swap the last two classes in every answer, with HTTP 200."""
-    classes = json.loads((Path(os.environ["IRIS_MODEL_DIR"]) / "model.json").read_text())["classes"]
-    last = len(classes) - 1
-    swaps = {last: last - 1, last - 1: last}
+    predict = Model.predict
 
-    async def wrapped(scope, receive, send):
-        start = None
+    def wrong(self, rows):
+        labels, probabilities = predict(self, rows)
+        last = len(self.metadata.classes) - 1
+        return [{last: last - 1, last - 1: last}.get(label, label) for label in labels], probabilities
 
-        async def changed(message):
-            nonlocal start
-            if message["type"] == "http.response.start":
-                start = message
-                return
-            answer = json.loads(message["body"])
-            for prediction in answer.get("predictions", [answer]):
-                if prediction.get("prediction") in swaps:
-                    prediction["prediction"] = swaps[prediction["prediction"]]
-                    prediction["class"] = classes[prediction["prediction"]]
-            body = json.dumps(answer).encode()
-            kept = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-            await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
-            await send({**message, "body": body})
-
-        await app(scope, receive, changed)
-
-    return wrapped
+    Model.predict = wrong
+    Model._verify_golden = lambda *_: None  # which would refuse to start
 
 
-async def not_ready(_scope, _receive, send):
-    """Answer 503."""
-    await send({"type": "http.response.start", "status": 503, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
+def never_ready():
+    """Answer 503 to every readiness probe."""
+    Service.not_ready_reason = lambda _: "the cache is empty"
 
 
-INSIDE = {"errors-30": errors(0.30), "errors-3": errors(0.03), "slow": slow, "under-load": under_load()}
-OUTSIDE = {
-    "resets": lambda app: outside(PREDICT, app, every_twentieth(app, reset)),
-    "exits": lambda app: outside(PREDICT, app, every_twentieth(app, leave)),
-    "swapped": lambda app: outside(PREDICTIONS, app, swapped(app)),
-    "never-ready": lambda app: outside(("/readyz",), app, not_ready),
-    "none": lambda app: app,
+FAULTS = {
+    "none": lambda: None,
+    "crash": lambda: sys.exit("ImportError: libmodel.so.2: cannot open shared object file"),
+    "errors-30": lambda: each_prediction(errors(0.30)),
+    "errors-3": lambda: each_prediction(errors(0.03)),
+    "slow": lambda: each_prediction(slow),
+    "under-load": lambda: each_prediction(under_load()),
+    "resets": lambda: every_twentieth(reset),
+    "exits": lambda: every_twentieth(lambda _: os._exit(1)),
+    "swapped": swapped,
+    "never-ready": never_ready,
 }
 
-
-def main(fault):
-    """Run the service with a fault; return the exit code."""
-    if fault == "crash":
-        sys.stderr.write("ImportError: libmodel.so.2: cannot open shared object file\n")
-        return 1
-    if fault in INSIDE:
-        inside(INSIDE[fault])
-    else:
-        create_app = serving.create_app
-        serving.create_app = lambda service: OUTSIDE[fault](create_app(service))
-    return serving.main()
-
-
 if __name__ == "__main__":
-    sys.exit(main(os.environ["FAULT"]))
+    FAULTS[os.environ["FAULT"]]()
+    sys.exit(serving.main())
