@@ -16,11 +16,10 @@ from tools import command_line
 from tools.cluster import git_server
 from tools.drill import demo as three_releases
 from tools.drill import release_images, scenarios
-from tools.drill.checks import Outcome
 from tools.drill.cluster_watch import Watch
 from tools.drill.environment import Environment
 from tools.drill.operator import Operator
-from tools.drill.scenarios import CORE, HOST, Scenario
+from tools.drill.scenarios import CORE
 from tools.drill.screen import heading, screen
 from tools.drill.slack_receiver import SlackReceiver
 from tools.drill.traffic import Traffic
@@ -53,19 +52,26 @@ def run(
     wanted = list(CORE) if core else names or list(KNOWN)
     if unknown := set(wanted) - KNOWN.keys():
         raise typer.BadParameter(f"unknown scenario {', '.join(unknown)}; known: {', '.join(KNOWN)}")
-    played = []
+    columns = ("scenario", "expected", "outcome", "to weight 0", "failed requests", "revert", "took")
+    table, failed = Table(*columns, title="drill"), []
     with _environment() as environment:
         for scenario in [KNOWN[name] for name in wanted]:
             heading(f"{scenario.name}: {scenario.expected}")
             begun = time.monotonic()
-            outcome = _play(environment, scenario)
-            played.append((scenario, outcome, time.monotonic() - begun))
-    console.print(_table(played))
-    failed = [scenario.name for scenario, outcome, _ in played if isinstance(outcome, str)]
+            try:
+                environment.settle()
+                cells = scenario.play(environment).cells()
+            except Exception as error:  # noqa: BLE001 - any error fails this scenario, and the next one is played
+                reason = str(error) or repr(error)
+                console.print(f"[red]failed:[/] {escape(reason)}")
+                cells = (f"[red]failed:[/] {escape(reason[:60])}", "", "", "")
+                failed.append(scenario.name)
+            table.add_row(scenario.name, scenario.expected, *cells, f"{time.monotonic() - begun:.0f} s")
+    console.print(table)
     if failed:
         console.print(f"failed: {', '.join(failed)}\nnext: .venv/bin/python -m tools.drill run {' '.join(failed)}")
         raise typer.Exit(1)
-    console.print(f"all {len(played)} passed\nnext: make down")
+    console.print(f"all {len(wanted)} passed\nnext: make down")
 
 
 @app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
@@ -84,37 +90,12 @@ def _environment() -> Iterator[Environment]:
     images = release_images.build_good()
     with (
         tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary,
-        Traffic(HOST, release_images.shared_questions(images.values())) as traffic,
+        Traffic(release_images.shared_questions(images.values())) as traffic,
         SlackReceiver() as slack,
         Watch(traffic) as watch,
         screen(watch),
     ):
         yield Environment(images, Operator(Path(temporary)), traffic, slack, watch)
-
-
-def _play(environment: Environment, scenario: Scenario) -> Outcome | str:
-    """Return the scenario's outcome, or the reason why it failed."""
-    try:
-        environment.settle()
-        return scenario.play(environment)
-    except Exception as error:  # noqa: BLE001 - any error fails this scenario, and the next one is played
-        reason = str(error) or repr(error)
-        console.print(f"[red]failed:[/] {escape(reason)}")
-        return reason
-
-
-def _table(played: list[tuple[Scenario, Outcome | str, float]]) -> Table:
-    table = Table(
-        "scenario", "expected", "outcome", "to weight 0", "failed requests", "revert", "took", title="drill"
-    )
-    for scenario, outcome, took in played:
-        if isinstance(outcome, str):
-            cells = (f"[red]failed:[/] {escape(outcome[:60])}", "", "", "")
-        else:
-            seconds = "" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
-            cells = (f"[green]{outcome.verdict}[/]", seconds, str(outcome.failed), outcome.revert)
-        table.add_row(scenario.name, scenario.expected, *cells, f"{took:.0f} s")
-    return table
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Follow a release: the cluster's objects, git and Prometheus, recorded as events and samples."""
 
 import json
-import math
 import subprocess
 import threading
 import time
@@ -11,22 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from delivery.changes import REJECTED
-from delivery.kubernetes import KubernetesObject
+from delivery.kubernetes import KubernetesObject, namespace
 from tools.cluster import git_server, node
 from tools.drill.recording import Event, Measurement, Sample
 from tools.drill.traffic import Answer, Traffic
-from tools.errors import ToolError
+from tools.progress import wait_for
 
-NAMESPACES = {"dev": "iris-dev", "prod": "iris-prod"}
-KINDS = (
-    ("rollouts.argoproj.io", "iris-prod"),
-    ("rollouts.argoproj.io", "iris-dev"),
-    ("analysisruns.argoproj.io", "iris-prod"),
-    ("traefikservices.traefik.io", "iris-prod"),
-    ("applications.argoproj.io", "argocd"),
-)
+KINDS = ("rollouts", "analysisruns", "traefikservices", "applications")
 PROMETHEUS = "http://127.0.0.1:9090"
-METRICS = '{__name__=~"router:server_error_ratio|router:latency_p95_seconds", namespace="iris-prod"}'
+# The comparison drops NaN, the value of a metric without requests.
+METRICS = '{__name__=~"router:server_error_ratio|router:latency_p95_seconds", namespace="iris-prod"} >= 0'
 
 
 class Watch:
@@ -40,14 +33,13 @@ class Watch:
         self.events: list[Event] = []
         self.samples: list[Sample] = []
         self._objects: dict[tuple[str, str, str], KubernetesObject] = {}
-        self._changed = threading.Condition()
         self._over = threading.Event()
         self._processes: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Watch":
         self._started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # as Kubernetes writes it
-        for kind, namespace in KINDS:
-            threading.Thread(target=self._follow, args=(kind, namespace), daemon=True).start()
+        for kind in KINDS:
+            threading.Thread(target=self._follow, args=(kind,), daemon=True).start()
         threading.Thread(target=self._poll, daemon=True).start()
         return self
 
@@ -59,25 +51,11 @@ class Watch:
 
     def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Wait until a condition is true. Raises ToolError, which names `what` the wait was for."""
-        deadline = time.time() + seconds
-        with self._changed:
-            while not condition():
-                if time.time() > deadline:
-                    raise ToolError(f"timed out after {seconds:.0f} s waiting for {what}; prod: {self.state()}")
-                self._changed.wait(0.5)
+        wait_for(lambda: None if condition() else f"still waiting for {what}; prod: {self.state()}", seconds)
 
     def rollout(self, environment: str) -> KubernetesObject:
         """Return the Rollout of an environment, empty if it has none."""
-        return self._objects.get(("Rollout", NAMESPACES[environment], "iris"), {})
-
-    def analysis_runs(self, pod_hash: str) -> list[KubernetesObject]:
-        """Return the AnalysisRuns of a pod-template hash in prod, oldest first."""
-        found = [
-            item
-            for (kind, _, _), item in self._objects.items()
-            if kind == "AnalysisRun" and item["metadata"]["labels"].get("rollouts-pod-template-hash") == pod_hash
-        ]
-        return sorted(found, key=lambda run: str(run["metadata"]["creationTimestamp"]))
+        return self._objects.get(("Rollout", namespace(environment), "iris"), {})
 
     def weight(self) -> int:
         """Return the weight of prod's canary in percent."""
@@ -97,26 +75,16 @@ class Watch:
     def state(self) -> str:
         """Return the state of prod's Rollout in one line."""
         status = self.rollout("prod").get("status", {})
-        parts = [
-            str(status.get("phase", "no Rollout")),
-            f"step {status.get('currentStepIndex', '-')}",
-            f"weight {self.weight()} %",
-            str(status.get("message", "")),
-        ]
-        return ", ".join(part for part in parts if part)
+        step = f"step {status.get('currentStepIndex', '-')}"
+        parts = (status.get("phase", "no Rollout"), step, f"weight {self.weight()} %", status.get("message"))
+        return ", ".join(filter(None, parts))
 
-    def _follow(self, kind: str, namespace: str) -> None:
-        options = ("--watch", "--output-watch-events", "--output=json")
+    def _follow(self, kind: str) -> None:
+        options = ("--all-namespaces", "--watch", "--output-watch-events", "--output=json")
         while not self._over.is_set():
-            command = node.nsenter(
-                ["kubectl", "get", kind, f"--namespace={namespace}", *options], "--net", "--mount"
-            )
+            command = node.nsenter(["kubectl", "get", kind, *options], "--net", "--mount")
             process = subprocess.Popen(
-                command,
-                env=node.environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
+                command, env=node.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
             self._processes.append(process)
             assert process.stdout  # noqa: S101 - for the type checker
@@ -129,33 +97,26 @@ class Watch:
     def _take(self, change: str, item: KubernetesObject) -> None:
         if item["kind"] == "Status":
             return
-        key = (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"])
-        with self._changed:
-            before = self._objects.get(key, {})
-            if change == "DELETED":
-                self._objects.pop(key, None)
-            else:
-                self._objects[key] = item
-            prod = item["metadata"]["namespace"] == "iris-prod" or item["metadata"]["name"] == "iris-prod"
-            known = before or item["metadata"]["creationTimestamp"] >= self._started
-            if prod and known:
-                self.events.extend(_events(before, item))
-            self._changed.notify_all()
+        metadata = item["metadata"]
+        key = (item["kind"], metadata["namespace"], metadata["name"])
+        before = self._objects.get(key, {})
+        self._objects[key] = {} if change == "DELETED" else item
+        known = before or metadata["creationTimestamp"] >= self._started
+        if known and "iris-prod" in key:
+            self.events.extend(_events(before, item))
 
     def _poll(self) -> None:
         """Take a sample every second, and record what is committed to main."""
         counted, head = 0, git_server.head()
         while not self._over.wait(1):
             now = time.time()
-            answers = self.traffic.answers[counted:]
+            answers = self.traffic.received[counted:]
             counted += len(answers)
             self.samples.append(self._sample(now, answers))
             latest = git_server.head()
             if latest != head:
                 head = latest
                 self.events.append(_committed(now, head))
-            with self._changed:
-                self._changed.notify_all()
 
     def _sample(self, now: float, answers: list[Answer]) -> Sample:
         good = [answer.version for answer in answers if answer.good]
@@ -213,19 +174,15 @@ def _syncs(before: KubernetesObject, after: KubernetesObject, now: float) -> Ite
 
 def _measurements(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:
     """Yield one event for all metrics that were measured since `before`."""
-    counts = {result["name"]: _finished(result) for result in _results(before)}
+    old, new = (run.get("status", {}).get("metricResults", []) for run in (before, after))
+    counts = {result["name"]: _finished(result) for result in old}
     measured = []
-    for result in _results(after):
+    for result in new:
         if _finished(result) > counts.get(result["name"], 0):
             last = [one for one in result["measurements"] if one.get("finishedAt")][-1]
             measured.append(Measurement(result["name"], last["phase"], _number(last.get("value", ""))))
     if measured:
         yield Event(now, "gate", measurements=tuple(sorted(measured)))
-
-
-def _results(run: KubernetesObject) -> list[KubernetesObject]:
-    results: list[KubernetesObject] = run.get("status", {}).get("metricResults", [])
-    return results
 
 
 def _number(value: str) -> float | None:
@@ -255,6 +212,5 @@ def _metrics() -> dict[tuple[str, str], float]:
     with suppress(OSError, ValueError):
         with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?{query}", timeout=1) as answer:  # noqa: S310 - a constant
             found = json.load(answer)["data"]["result"]
-        numbers = {(one["metric"]["__name__"], one["metric"]["service"]): float(one["value"][1]) for one in found}
-        return {key: value for key, value in numbers.items() if not math.isnan(value)}
+        return {(one["metric"]["__name__"], one["metric"]["service"]): float(one["value"][1]) for one in found}
     return {}

@@ -12,10 +12,10 @@ from tools.drill.release_images import ReleaseImage
 from tools.drill.report import picture, write
 from tools.drill.scenarios import ERRORS_AT_10
 from tools.drill.screen import heading
+from tools.drill.traffic import USERS
 from tools.progress import console
 
 REPORT = cache.root() / "drill" / "report.html"
-FAULT = "errors-30"
 Course = tuple[str, float, dict[str, float]]
 """Why a release ended as it did, the time since which its requests count, and the seconds that its parts took."""
 
@@ -23,7 +23,7 @@ Course = tuple[str, float, dict[str, float]]
 def perform(environment: Environment) -> Path:
     """Play the releases and return the path of the report. Raises ToolError."""
     begun = time.time()
-    console.print(f"{environment.traffic.users} users send requests from before the first release to the end")
+    console.print(f"{USERS} users send requests from before the first release to the end")
     releases = []
     if environment.operator.is_first_release():
         releases.append(_release(environment, "Release 1: a first model", "released", _first))
@@ -80,15 +80,15 @@ def _second(environment: Environment) -> Course:
 
 
 def _third(environment: Environment) -> Course:
-    shipment = environment.ship(environment.faulty_image(FAULT))
+    shipment = environment.ship(environment.faulty_image("errors-30"))
     outcome = checks.expect_rollback(environment, shipment, ERRORS_AT_10)
     _, reason = checks.find_revert(shipment.image.digest)
     console.print(f"\n{reason}", markup=False)
-    to_abort, to_revert = (_seconds_to(environment, shipment, kind) for kind in ("abort", "revert"))
+    synced, abort, revert = (_seconds_to(environment, shipment, kind) for kind in ("sync", "abort", "revert"))
     seconds = {
-        "promotion to synced": _seconds_to(environment, shipment, "sync"),
+        "promotion to synced": synced,
         "first answer to weight 0": outcome.seconds or 0.0,
-        "abort to revert in git": to_revert - to_abort,
+        "abort to revert in git": revert - abort,
     }
     return reason, shipment.begun, seconds
 
@@ -98,10 +98,10 @@ def _ship_through_dev(environment: Environment, image: ReleaseImage) -> Shipment
 
     An earlier demo or drill may have rejected the image, hence --override.
     """
-    environment.operator.release(image, "--override")
+    environment.operator.run(image.release("--override"))
     environment.watch.until(lambda: environment.runs_only("dev", image), 180, "dev to run it")
     shipment = Shipment(image, time.time())
-    environment.operator.promote("--override")
+    environment.operator.run(("promote", "--override"))
     return shipment
 
 

@@ -37,11 +37,11 @@ class Environment:
     def settle(self) -> None:
         """Make a good model serve all of prod's traffic, with no release in progress. Raises ToolError."""
         if self.operator.is_first_release():
-            self.operator.ship(self.images["model-1"], "--override")
+            self.operator.run(self.images["model-1"].release("--override"), ("promote", "--override"))
         try:
             self.wait_until_stable(120)
         except ToolError:  # the scenario before failed half-way
-            self.operator.revert()
+            self.operator.run(("revert", "prod"))
             self.wait_until_stable(180)
         # The router learns the route of a first release a moment after the pods are ready.
         self.watch.until(self.is_serving, 60, "all requests to be answered")
@@ -51,9 +51,8 @@ class Environment:
 
         Raises ToolError: CommandFailed if `delivery` refuses.
         """
-        previous = self.operator.current_release("prod").digest
-        shipment = Shipment(image, time.time(), previous)
-        self.operator.ship(image, *options)
+        shipment = Shipment(image, time.time(), self.operator.current_release().digest)
+        self.operator.run(image.release(*options), ("promote", *options))
         if wait_for_canary:
             self.watch.until(lambda: 10 in self.weights(shipment.begun), 120, "a canary at 10 %")
             time.sleep(3)  # for some of its answers
@@ -85,6 +84,10 @@ class Environment:
         rollout = self.watch.rollout("prod")
         return bool(rollout) and rollouts.is_promoted(rollout) and self.watch.weight() == 0
 
+    def is_promoted(self, since: float) -> bool:
+        """Return whether a release was promoted since then, and serves all traffic."""
+        return bool(self.events(since, "promoted")) and self.is_stable()
+
     def is_aborted(self) -> bool:
         """Return whether prod's Rollout is aborted."""
         return rollouts.is_aborted(self.watch.rollout("prod"))
@@ -101,7 +104,7 @@ class Environment:
 
     def other_model(self) -> str:
         """Return the name of the model that does not run in prod."""
-        running = self.operator.current_release("prod").metadata["sha256"]
+        running = self.operator.current_release().metadata["sha256"]
         return next(name for name, image in self.images.items() if image.metadata["sha256"] != running)
 
     def other_image(self) -> ReleaseImage:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Any, Generic, Self, TypeVar
 
 from tools.cluster import node
 
@@ -23,7 +23,7 @@ class InClusterProcess(Generic[Received]):
         self.received: list[Received] = []
         self._make, self._command = make, [sys.executable, "-m", module, *arguments]
 
-    def __enter__(self) -> "InClusterProcess[Received]":
+    def __enter__(self) -> Self:
         # It does not enter the process namespace, so it stays a child of this process and ends with it.
         self._process = subprocess.Popen(
             node.nsenter(self._command, "--net", "--mount"),

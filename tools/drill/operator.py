@@ -12,7 +12,6 @@ from delivery.release import Release
 from delivery.repository import Repository
 from tools.checkout import ROOT
 from tools.cluster import git_server, node
-from tools.drill.release_images import ReleaseImage
 from tools.errors import ToolError
 
 IDENTITY = identity("Ada", "ada@example.org")
@@ -30,22 +29,12 @@ class Operator:
         git(ROOT, "clone", "--quiet", str(git_server.repository()), str(self.folder))
         self.repository = Repository(self.folder)
 
-    def release(self, image: ReleaseImage, *options: str) -> str:
-        """Release an image to dev; return the commit. Raises CommandFailed."""
-        return self._run_and_push(("release", image.digest, f"--model={image.model}", *options))
-
-    def promote(self, *options: str) -> str:
-        """Promote what runs in dev to prod; return the commit. Raises CommandFailed."""
-        return self._run_and_push(("promote", *options))
-
-    def ship(self, image: ReleaseImage, *options: str) -> str:
-        """Release an image to dev and promote it to prod in one push; return the commit. Raises CommandFailed."""
-        release = ("release", image.digest, f"--model={image.model}", *options)
-        return self._run_and_push(release, ("promote", *options))
-
-    def revert(self, *options: str) -> str:
-        """Revert prod's release; return the commit. Raises CommandFailed."""
-        return self._run_and_push(("revert", "prod", *options))
+    def run(self, *commands: tuple[str, ...]) -> None:
+        """Run `delivery` commands on the newest main, and push their commits at once. Raises CommandFailed."""
+        self.pull()
+        for command in commands:
+            self.delivery(*command)
+        self.push()
 
     def delivery(self, *arguments: str) -> str:
         """Run a `delivery` command in the clone, where it can reach the cluster. Raises CommandFailed."""
@@ -96,16 +85,7 @@ class Operator:
         """Return whether nothing has been released to prod in this clone."""
         return changes.current(self.repository, "prod") is None
 
-    def current_release(self, environment: str) -> Release:
-        """Return the release that git has in an environment. Raises ToolError if it has none."""
+    def current_release(self) -> Release:
+        """Return the release that git has in prod. Raises ReleaseError if it has none."""
         self.pull()
-        release = changes.current(self.repository, environment)
-        if release is None:
-            raise ToolError(f"nothing is released in {environment}")
-        return release
-
-    def _run_and_push(self, *commands: tuple[str, ...]) -> str:
-        self.pull()
-        for command in commands:
-            self.delivery(*command)
-        return self.push()
+        return changes.running(self.repository, "prod")

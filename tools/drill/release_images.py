@@ -38,6 +38,10 @@ class ReleaseImage(NamedTuple):
         """Return the content of model.json."""
         return dict(json.loads((self.model / "model.json").read_text()))
 
+    def release(self, *options: str) -> tuple[str, ...]:
+        """Return the `delivery` command that releases the image to dev."""
+        return ("release", self.digest, f"--model={self.model}", *options)
+
 
 def train(name: str) -> Path:
     """Train a model, or return it from the cache if the pipeline has not changed. Raises ToolError."""
@@ -59,57 +63,40 @@ def build_good() -> dict[str, ReleaseImage]:
         with step(f"train, build, push and sign {name}: {algorithm.replace('_', ' ')}"):
             model = train(name)
             image.build(model, f"localhost/drill:{name}", "--quiet", engine=buildah())
-            built[name] = ReleaseImage(_push_signed(name), model)
+            built[name] = ReleaseImage(_push(name), model)
     return built
 
 
 def shared_questions(images: Iterable[ReleaseImage]) -> list[Question]:
     """Return the golden rows for which all models give the same answer."""
-    recorded = [
-        [Question(row["features"], row["prediction"]) for row in image.metadata["golden"]] for image in images
-    ]
+    recorded = [[(row["features"], row["prediction"]) for row in image.metadata["golden"]] for image in images]
     return [question for question in recorded[0] if all(question in others for others in recorded)]
 
 
-def build_faulty(name: str, fault: str) -> ReleaseImage:
-    """Build, push and sign an image with a fault (see faults/) or "none". Raises ToolError."""
-    return ReleaseImage(_push_signed(_build(name, fault)), train(name))
-
-
-def build_unsigned(name: str) -> ReleaseImage:
-    """Build a good image and push it without a signature. Raises ToolError."""
-    return ReleaseImage(_push(_build(name, "none")), train(name))
-
-
-def build_deleted(name: str) -> ReleaseImage:
-    """Build, push and sign a good image, and delete it from the registry. Raises ToolError."""
-    deleted = build_faulty(name, "none")
-    manifest = f"http://{node.REGISTRY}/v2/{images.in_registry(IMAGE)}/manifests/{deleted.digest}"
-    node.run("curl", "--silent", "--show-error", "--fail", "--request", "DELETE", manifest)
-    return deleted
-
-
-def _build(name: str, fault: str) -> str:
-    """Build the image of a model with a fault, or "none", and return its tag."""
+def build_faulty(name: str, fault: str = "none", *, sign: bool = True) -> ReleaseImage:
+    """Build, push and sign an image of a model, with a fault (see faults/). Raises ToolError."""
     tag = f"{name}-{fault}"
     # A rejected digest stays rejected, so every build has to give another one.
-    values = {"GOOD": f"localhost/drill:{name}", "FAULT": fault, "DRILL": str(time.time_ns())}
-    arguments = [f"--build-arg={key}={value}" for key, value in values.items()]
+    values = (f"GOOD=localhost/drill:{name}", f"FAULT={fault}", f"DRILL={time.time_ns()}")
+    arguments = [f"--build-arg={value}" for value in values]
     # Some versions of buildah reuse a cached layer although the value of an ARG has changed.
     buildah().build(FAULTS, f"localhost/drill:{tag}", "--quiet", "--no-cache", *arguments)
-    return tag
+    return ReleaseImage(_push(tag, sign=sign), train(name))
 
 
-def _push(tag: str) -> str:
+def delete(image: ReleaseImage) -> None:
+    """Delete an image from the registry. Raises ToolError."""
+    manifest = f"http://{node.REGISTRY}/v2/{images.in_registry(IMAGE)}/manifests/{image.digest}"
+    node.run("curl", "--silent", "--show-error", "--fail", "--request", "DELETE", manifest)
+
+
+def _push(tag: str, *, sign: bool = True) -> str:
+    """Push an image, sign it, and return its digest."""
     reference = images.in_registry(f"{IMAGE}:{tag}")
     images.push(buildah(), f"localhost/drill:{tag}", reference)
     digest = images.digest(reference)
     if digest is None:
         raise ToolError(f"{reference} was pushed, but is not in the registry; next: `make down`, then `make up`")
-    return digest
-
-
-def _push_signed(tag: str) -> str:
-    digest = _push(tag)
-    secrets.sign_image(f"{images.in_registry(IMAGE)}@{digest}")
+    if sign:
+        secrets.sign_image(f"{images.in_registry(IMAGE)}@{digest}")
     return digest

@@ -15,14 +15,13 @@ from tools.drill.checks import Outcome, Rollback, expect_promotion, expect_rollb
 from tools.drill.cluster_watch import PROMETHEUS
 from tools.drill.environment import Environment, Shipment
 from tools.drill.operator import CommandFailed
-from tools.drill.release_images import ReleaseImage
 from tools.progress import wait_for
 
-HOST = "iris.localhost"
 GOLDEN = frozenset({"golden"})
 SERVER_ERRORS = frozenset({"server-errors", "router-errors"})  # whichever view has enough requests first
 ERRORS_AT_10 = Rollback(10, SERVER_ERRORS)
-NEVER_READY = Rollback(0, phrases=(NOT_READY,))
+REVERT = ("revert", "prod")
+NEVER_READY = Rollback(0, phrase=NOT_READY)
 
 
 class Scenario(NamedTuple):
@@ -72,27 +71,28 @@ def promote_good_release(environment: Environment) -> Outcome:
 
 def roll_back_other_model(environment: Environment) -> Outcome:
     """Roll back an image that contains another model than git's model.json describes."""
-    image = release_images.build_faulty(environment.running_model(), "none")
-    mismatched = ReleaseImage(image.digest, environment.other_image().model)
+    image = release_images.build_faulty(environment.running_model())
+    mismatched = image._replace(model=environment.other_image().model)
     return expect_rollback(environment, environment.ship(mismatched), Rollback(0, GOLDEN))
 
 
 def roll_back_deleted_image(environment: Environment) -> Outcome:
     """Roll back an image that was signed and has since been deleted from the registry."""
-    image = release_images.build_deleted(environment.other_model())
+    image = environment.faulty_image("none")
+    release_images.delete(image)
     return expect_rollback(environment, environment.ship(image), NEVER_READY)
 
 
 def start_no_unsigned_image(environment: Environment) -> Outcome:
     """Start no pod of an unsigned image; `delivery watch` and `status` say why, and a person reverts."""
-    image = release_images.build_unsigned(environment.other_model())
+    image = release_images.build_faulty(environment.other_model(), sign=False)
     begun = environment.ship(image).begun
     for name in ("dev", "prod"):
         outputs = watch_until_failed(environment, name), environment.operator.delivery("status", name)
         require(all(SIGNATURE_NOT_VERIFIED in output for output in outputs), f"the reason is missing: {outputs}")
     query = ("rollouts,replicasets,deployments,pods", "--all-namespaces", "--output=jsonpath={..image}")
     require(image.digest not in node.run("kubectl", "get", *query), "the cluster was asked to run it")
-    environment.operator.revert()
+    environment.operator.run(REVERT)
     environment.wait_until_synced(90)
     commit, message = checks.find_revert(image.digest)
     require(SIGNATURE_NOT_VERIFIED in message, f"the revert does not say why: {message}")
@@ -109,7 +109,8 @@ def wait_without_traffic(environment: Environment) -> Outcome:
         checks.assert_alerted(environment, "RolloutWaiting", "iris-prod", since=shipment.begun, minutes=15)
         require_waiting(environment)
         with three_replicas(environment):
-            environment.operator.revert("--reason=There is no traffic, so the release waits without end.")
+            reason = "--reason=There is no traffic, so the release waits without end."
+            environment.operator.run((*REVERT, reason))
             environment.wait_until_stable()
     return reverted_at_10(environment, shipment, "waits")
 
@@ -162,7 +163,7 @@ def replace_canary(environment: Environment) -> Outcome:
 def revert_canary(environment: Environment) -> Outcome:
     """Run `delivery revert` while the canary has 10 %: the weight drops to 0, and nothing is aborted."""
     shipment = environment.ship(environment.faulty_image("none"), wait_for_canary=True)
-    environment.operator.revert()
+    environment.operator.run(REVERT)
     environment.wait_until_stable()
     checks.assert_no_events(environment, shipment.begun, "abort", "promoted")
     return reverted_at_10(environment, shipment, checks.ROLLED_BACK)
@@ -172,7 +173,7 @@ def abort_canary(environment: Environment) -> Outcome:
     """Run `kubectl argo rollouts abort` while the canary has 10 %: git is reverted."""
     shipment = environment.ship(environment.faulty_image("none"), wait_for_canary=True)
     argo_rollouts("abort")
-    return expect_rollback(environment, shipment, Rollback(10, phrases=(ABORTED_BY_PERSON,)))
+    return expect_rollback(environment, shipment, Rollback(10, phrase=ABORTED_BY_PERSON))
 
 
 def promote_canary_by_hand(environment: Environment) -> Outcome:
@@ -180,17 +181,15 @@ def promote_canary_by_hand(environment: Environment) -> Outcome:
     image = environment.other_image()
     begun = environment.ship(image, "--override", wait_for_canary=True).begun
     argo_rollouts("promote", "--full")
-    environment.watch.until(
-        lambda: bool(environment.events(begun, "promoted")) and environment.is_stable(), 60, "the promotion"
-    )
+    environment.watch.until(lambda: environment.is_promoted(begun), 60, "the promotion")
     environment.wait_until_served_by(image)
-    require(environment.operator.current_release("prod").digest == image.digest, "git has another release")
+    require(environment.operator.current_release().digest == image.digest, "git has another release")
     return Outcome(checks.PROMOTED, checks.count_failed(environment, begun))
 
 
 def undo_release_in_cluster(environment: Environment) -> Outcome:
     """Run `kubectl argo rollouts undo`: Argo CD restores git's release before any traffic goes elsewhere."""
-    digest, begun = environment.operator.current_release("prod").digest, time.time()
+    digest, begun = environment.operator.current_release().digest, time.time()
     argo_rollouts("undo")
     time.sleep(20)
     environment.wait_until_stable()
@@ -205,7 +204,7 @@ def revert_promoted_release(environment: Environment) -> Outcome:
     previous = environment.running_model()
     promote_canary_by_hand(environment)
     shipment = Shipment(environment.images[previous], time.time())
-    environment.operator.revert("--reason=It was promoted by mistake.")
+    environment.operator.run((*REVERT, "--reason=It was promoted by mistake."))
     require(environment.running_model() == previous, "git does not have the previous release")
     outcome = expect_promotion(environment, shipment)
     checks.assert_no_failures(environment, shipment.begun)
@@ -278,7 +277,7 @@ def blue_green(environment: Environment) -> Outcome:
         checks.assert_no_failures(environment, begun)
         environment.settle()
         shipment = environment.ship(environment.faulty_image("errors-30"))
-        return expect_rollback(environment, shipment, Rollback(None, SERVER_ERRORS, (WHOLE_TRAFFIC,)))
+        return expect_rollback(environment, shipment, Rollback(None, SERVER_ERRORS, WHOLE_TRAFFIC))
 
 
 def is_blue_green(environment: Environment) -> bool:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from tools.drill.cluster_watch import Watch
@@ -15,7 +16,6 @@ from tools.drill.recording import Sample, describe
 from tools.progress import console
 
 QUIET = 15.0  # seconds between two lines about the state where there is no terminal
-WIDTH = 40  # columns of the bar
 COLOURS = {True: "green", False: "red", None: "cyan"}
 
 
@@ -51,37 +51,34 @@ def _show(watch: Watch, over: threading.Event) -> None:
             live.update(_panel(watch, sample), refresh=True)
             if not console.is_terminal and time.monotonic() - printed > QUIET:
                 printed = time.monotonic()
-                console.print(f"[dim]{sample.at - begun:6.0f} s            {escape(_state(sample))}[/]")
+                state = [f"canary {sample.weight} %", *map(": ".join, _numbers(sample).items())]
+                console.print(f"[dim]{sample.at - begun:6.0f} s            {escape('; '.join(state))}[/]")
 
 
 def _panel(watch: Watch, sample: Sample) -> Panel:
     """Return the terminal's panel: git, Argo CD, the Rollout, and both versions."""
     table = Table.grid(padding=(0, 2))
     commits = [event for event in watch.events if event.kind in {"commit", "revert"}]
-    filled = round(sample.weight / 100 * WIDTH)
-    bar = f"[cyan]{'█' * filled}[/][dim]{'░' * (WIDTH - filled)}[/]"
     table.add_row("git", escape(describe(commits[-1]) if commits else "no new commit"))
     table.add_row("Argo CD", escape(watch.argo_cd()))
     table.add_row("Rollout", escape(watch.state()))
-    table.add_row("canary", f"{bar} {sample.weight} % of the traffic")
-    table.add_row("stable", _health(sample.stable_errors, sample.stable_p95))
-    table.add_row("canary", _health(sample.canary_errors, sample.canary_p95))
-    table.add_row("answers/s", escape(_answers(sample)), style="red" if sample.failed else "")
+    table.add_row("canary", ProgressBar(total=100, completed=sample.weight, width=40))
+    table.add_row("", f"{sample.weight} % of the traffic")
+    for name, text in _numbers(sample).items():
+        table.add_row(name, escape(text), style="red" if sample.failed and name == "answers/s" else "")
     return Panel(table, title="prod", title_align="left")
 
 
-def _state(sample: Sample) -> str:
-    """Return a sample in one line."""
-    stable = _health(sample.stable_errors, sample.stable_p95)
-    canary = _health(sample.canary_errors, sample.canary_p95)
-    return f"canary {sample.weight} %; stable: {stable}; canary: {canary}; answers/s: {_answers(sample)}"
+def _numbers(sample: Sample) -> dict[str, str]:
+    """Return what was counted and measured in a sample, by name."""
+    answers = [f"{count} by model {version}" for version, count in sample.answers.items()]
+    return {
+        "stable": _health(sample.stable_errors, sample.stable_p95),
+        "canary": _health(sample.canary_errors, sample.canary_p95),
+        "answers/s": ", ".join([*answers, f"{sample.failed} failed"]),
+    }
 
 
 def _health(errors: float | None, p95: float | None) -> str:
     ratio = "-" if errors is None else f"{errors:.1%}"
     return f"errors {ratio}, P95 " + ("-" if p95 is None else f"{1000 * p95:.0f} ms")
-
-
-def _answers(sample: Sample) -> str:
-    answers = [f"{count} by model {version}" for version, count in sample.answers.items()]
-    return ", ".join([*answers, f"{sample.failed} failed"])

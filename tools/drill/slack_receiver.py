@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from tools.cluster import node, secrets
 from tools.drill.in_cluster import InClusterProcess, write
@@ -25,15 +25,14 @@ class Message(NamedTuple):
     text: str
 
 
-class SlackReceiver:
+class SlackReceiver(InClusterProcess[Message]):
     """Receive Alertmanager's messages for the duration of the block, through the Secret that holds Slack's URL."""
 
     def __init__(self) -> None:
-        self._process = InClusterProcess(Message._make, "tools.drill.slack_receiver")
-        self.messages = self._process.received
+        super().__init__(Message._make, "tools.drill.slack_receiver")
 
-    def __enter__(self) -> "SlackReceiver":
-        self._process.__enter__()
+    def __enter__(self) -> Self:
+        super().__enter__()
         slack = {"slack-url": f"http://{node.IP}:{PORT}/"}
         secret = json.dumps(secrets.kubernetes_secret("monitoring", "alertmanager", slack))
         node.run("kubectl", "apply", "--server-side", "--filename=-", stdin=secret)
@@ -43,7 +42,7 @@ class SlackReceiver:
 
     def __exit__(self, *_: object) -> None:
         node.run("kubectl", "delete", "secret", "alertmanager", "--namespace=monitoring")
-        self._process.__exit__()
+        super().__exit__()
 
     def missing(self, alert: str, namespace: str, since: float) -> str | None:
         """Return None if an alert fired in a namespace since then, otherwise a text that says it is missing.
@@ -52,9 +51,9 @@ class SlackReceiver:
         """
         alerted = any(
             message.at >= since and message.title.endswith(f" {namespace}") and f"*{alert}*: " in message.text
-            for message in self.messages
+            for message in self.received
         )
-        return None if alerted else f"no message about {alert} in {namespace}; received: {self.messages}"
+        return None if alerted else f"no message about {alert} in {namespace}; received: {self.received}"
 
 
 class Slack(BaseHTTPRequestHandler):

@@ -1,11 +1,12 @@
 """Traffic from simulated users, each with its own address, because the router limits the rate of an address.
 
 `Traffic` runs this module in the cluster's network, where it writes a line of JSON for each request until its
-standard input ends. Arguments: the host name, the number of users, and their `Question`s in JSON.
+standard input ends. Its argument is the users' `Question`s in JSON.
 """
 
 import http.client
 import json
+import signal
 import ssl
 import subprocess
 import sys
@@ -13,25 +14,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from tools.cluster import node
 from tools.drill.in_cluster import InClusterProcess, write
 
+HOST = "iris.localhost"
+USERS = 40
 ADDRESSES = "10.20.0"  # from .100 on, in the node's network: the router sees them, not the node's address
 PAUSE = 0.64  # seconds between two requests of one user: 94 a minute, where the router allows 100
-MAX_SECONDS = 3 * 3600.0  # after which the traffic ends, whatever happens to the drill
+MAX_SECONDS = 3 * 3600  # after which the traffic ends, whatever happens to the drill
 ROUTER_PODS = (
     *("kubectl", "get", "pods", "--namespace=traefik", "--selector=app.kubernetes.io/name=traefik"),
     *("--field-selector=status.phase=Running", "--output=json"),
 )
 
-
-class Question(NamedTuple):
-    """The features of a request, and the index of the right class."""
-
-    features: list[float]
-    prediction: int
+Question = tuple[list[float], int]
+"""The features of a request, and the index of the right class."""
 
 
 class Answer(NamedTuple):
@@ -49,23 +48,16 @@ class Answer(NamedTuple):
         return self.status == "200" and self.right
 
 
-class Traffic:
-    """Send steady traffic from several users for the duration of the block."""
+class Traffic(InClusterProcess[Answer]):
+    """Send steady traffic from USERS users for the duration of the block."""
 
-    def __init__(self, host: str, questions: list[Question], users: int = 40) -> None:
-        self.users = users
-        arguments = (host, str(users), json.dumps(questions))
-        self._process = InClusterProcess(Answer._make, "tools.drill.traffic", *arguments)
-        self.answers = self._process.received
+    def __init__(self, questions: list[Question]) -> None:
+        super().__init__(Answer._make, "tools.drill.traffic", json.dumps(questions))
 
-    def __enter__(self) -> "Traffic":
-        for user in range(self.users):
+    def __enter__(self) -> Self:
+        for user in range(USERS):
             node.run("ip", "address", "replace", f"{_address(user)}/24", "dev", "node0")
-        self._process.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.__exit__()
+        return super().__enter__()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -78,7 +70,7 @@ class Traffic:
 
     def between(self, begin: float, end: float = float("inf")) -> list[Answer]:
         """Return the answers to the requests of that time."""
-        return [answer for answer in self.answers if begin <= answer.at < end]
+        return [answer for answer in self.received if begin <= answer.at < end]
 
 
 class Router:
@@ -86,13 +78,13 @@ class Router:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._checked = 0.0
+        self._checked = -1.0
         self._address = ""
 
-    def address(self, *, refresh: bool) -> str:
-        """Return the address; `refresh` looks it up again, at most once a second."""
+    def address(self) -> str:
+        """Return the address, which is looked up at most once a second."""
         with self._lock:
-            if not self._address or (refresh and time.monotonic() - self._checked > 1):
+            if time.monotonic() - self._checked > 1:
                 found = subprocess.run(ROUTER_PODS, capture_output=True, check=False)
                 # No output: the API server is unavailable as well.
                 pods = json.loads(found.stdout or '{"items": []}')["items"]
@@ -102,26 +94,22 @@ class Router:
             return self._address
 
 
-def send_requests(host: str, questions: list[Question], user: int, router: Router, over: threading.Event) -> None:
+def send_requests(questions: list[Question], user: int, router: Router, over: threading.Event) -> None:
     """Send one user's requests until `over` is set, and write an `Answer` for each."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the router's certificate is self-signed
-    headers = {"Host": host, "Content-Type": "application/json"}
-    source = (_address(user), 0)
-    connection: http.client.HTTPSConnection | None = None
+    headers = {"Host": HOST, "Content-Type": "application/json"}
+    connection = http.client.HTTPSConnection(
+        router.address(), 8443, timeout=10, context=context, source_address=(_address(user), 0)
+    )
     number = user
-    over.wait(PAUSE * user / 40)
+    over.wait(PAUSE * user / USERS)
     while not over.is_set():
         begun = time.time()
         features, expected = questions[number % len(questions)]
         number += 1
         try:
-            if connection is None:
-                address = router.address(refresh=False)
-                connection = http.client.HTTPSConnection(
-                    address, 8443, timeout=10, context=context, source_address=source
-                )
             connection.request("POST", "/predict", json.dumps({"features": features}), headers)
             response = connection.getresponse()
             body = response.read()
@@ -131,19 +119,17 @@ def send_requests(host: str, questions: list[Question], user: int, router: Route
             write(Answer(begun, str(response.status), version, right, request_id))
         except (OSError, http.client.HTTPException, ValueError) as error:
             write(Answer(begun, type(error).__name__, "", right=False))
-            connection = None
-            router.address(refresh=True)
+            connection.close()  # the next request opens it again
+            connection.host = router.address()
         over.wait(max(0.0, begun + PAUSE - time.time()))
 
 
-def main(host: str, users: int, questions: list[Question]) -> None:
+def main(questions: list[Question]) -> None:
     """Send traffic until standard input ends, for MAX_SECONDS at most."""
     over, router = threading.Event(), Router()
-    for user in range(users):
-        threading.Thread(target=send_requests, args=(host, questions, user, router, over), daemon=True).start()
-    end = threading.Timer(MAX_SECONDS, over.set)
-    end.daemon = True
-    end.start()
+    for user in range(USERS):
+        threading.Thread(target=send_requests, args=(questions, user, router, over), daemon=True).start()
+    signal.alarm(MAX_SECONDS)
     sys.stdin.read()
     over.set()
     time.sleep(0.5)  # until the last answers have come
@@ -154,4 +140,4 @@ def _address(user: int) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), [Question(*asked) for asked in json.loads(sys.argv[3])])
+    main(json.loads(sys.argv[1]))

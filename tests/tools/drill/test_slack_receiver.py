@@ -20,7 +20,7 @@ TITLE, TEXT = "FIRING warning iris-prod", "*JournalGrowing*: Predictions do not 
 )
 def test_message_counts_if_alert_namespace_and_time_match(message: Message, alerted: bool) -> None:
     receiver = SlackReceiver()
-    receiver.messages.append(message)
+    receiver.received.append(message)
 
     missing = receiver.missing("JournalGrowing", "iris-prod", since=10.0)
 
