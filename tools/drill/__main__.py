@@ -15,17 +15,16 @@ from rich.table import Table
 from tools import command_line
 from tools.cluster import git_server
 from tools.drill import demo as three_releases
-from tools.drill import release_images, scenarios
+from tools.drill import release_images
 from tools.drill.cluster_watch import Watch
 from tools.drill.environment import Environment
 from tools.drill.operator import Operator
-from tools.drill.scenarios import CORE
+from tools.drill.scenarios import CORE, SCENARIOS
 from tools.drill.screen import heading, screen
 from tools.drill.slack_receiver import SlackReceiver
 from tools.drill.traffic import Traffic
 from tools.progress import console
 
-KNOWN = {scenario.name: scenario for scenario in scenarios.every()}
 app = typer.Typer(help="Play releases on the real cluster.", pretty_exceptions_enable=False, no_args_is_help=True)
 
 
@@ -45,28 +44,29 @@ next:
 
 @app.command()
 def run(
-    names: Annotated[list[str] | None, typer.Argument(help=f"all by default: {', '.join(KNOWN)}")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help=f"all by default: {', '.join(SCENARIOS)}")] = None,
     core: Annotated[bool, typer.Option("--core", help="the five scenarios that CI plays")] = False,  # noqa: FBT002 - a flag
 ) -> None:
     """Play scenarios and show the outcome of each; exit code 1 if one fails."""
-    wanted = list(CORE) if core else names or list(KNOWN)
-    if unknown := set(wanted) - KNOWN.keys():
-        raise typer.BadParameter(f"unknown scenario {', '.join(unknown)}; known: {', '.join(KNOWN)}")
+    wanted = list(CORE) if core else names or list(SCENARIOS)
+    if unknown := set(wanted) - SCENARIOS.keys():
+        raise typer.BadParameter(f"unknown scenario {', '.join(unknown)}; known: {', '.join(SCENARIOS)}")
     columns = ("scenario", "expected", "outcome", "to weight 0", "failed requests", "revert", "took")
     table, failed = Table(*columns, title="drill"), []
     with _environment() as environment:
-        for scenario in [KNOWN[name] for name in wanted]:
-            heading(f"{scenario.name}: {scenario.expected}")
+        for name in wanted:
+            expected, play = SCENARIOS[name]
+            heading(f"{name}: {expected}")
             begun = time.monotonic()
             try:
                 environment.settle()
-                cells = scenario.play(environment).cells()
+                cells = play(environment).cells()
             except Exception as error:  # noqa: BLE001 - any error fails this scenario, and the next one is played
                 reason = str(error) or repr(error)
                 console.print(f"[red]failed:[/] {escape(reason)}")
                 cells = (f"[red]failed:[/] {escape(reason[:60])}", "", "", "")
-                failed.append(scenario.name)
-            table.add_row(scenario.name, scenario.expected, *cells, f"{time.monotonic() - begun:.0f} s")
+                failed.append(name)
+            table.add_row(name, expected, *cells, f"{time.monotonic() - begun:.0f} s")
     console.print(table)
     if failed:
         console.print(f"failed: {', '.join(failed)}\nnext: .venv/bin/python -m tools.drill run {' '.join(failed)}")

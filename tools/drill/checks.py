@@ -12,8 +12,6 @@ from tools.errors import ToolError
 from tools.progress import wait_for
 
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"
-MIN_SUCCESS = 0.85
-"""The least ratio of correctly answered requests while a bad version has 10 % of the traffic."""
 
 
 class CheckFailed(ToolError):
@@ -40,7 +38,7 @@ class Rollback(NamedTuple):
     weight: int | None  # the highest weight of the canary in percent; None with blue-green, which has no weights
     metrics: frozenset[str] = frozenset()  # a gate must fail at least one of them
     phrase: str = ""  # in the message of the revert commit
-    min_success: float = MIN_SUCCESS
+    min_percent: int = 85  # of the requests have to be answered correctly while the canary has 10 %
 
 
 def expect_promotion(environment: Environment, shipment: Shipment) -> Outcome:
@@ -111,12 +109,9 @@ def _require_stable_unharmed(environment: Environment, shipment: Shipment, expec
     require(not failures, f"requests to the stable version failed: {failures}")
     if expected.weight == 10:
         answers = traffic.between(first, last)
-        success = sum(answer.good for answer in answers) / len(answers)
-        failures = describe_failures(answers, begun)
-        require(
-            success >= expected.min_success,
-            f"only {100 * success:.0f} % were answered correctly at 10 %: {failures}",
-        )
+        percent = 100 * sum(answer.good for answer in answers) / len(answers)
+        failed = f"only {percent:.0f} % were answered correctly at 10 %: {describe_failures(answers, begun)}"
+        require(percent >= expected.min_percent, failed)
     return round(last - by_canary[0], 1) if by_canary else None
 
 

@@ -87,8 +87,7 @@ class Watch:
                 command, env=node.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
             self._processes.append(process)
-            assert process.stdout  # noqa: S101 - for the type checker
-            for line in process.stdout:
+            for line in process.stdout or ():
                 event = json.loads(line)
                 self._take(event["type"], event["object"])
             process.wait()
@@ -142,13 +141,16 @@ def _committed(now: float, commit: str) -> Event:
 
 def _events(before: KubernetesObject, after: KubernetesObject) -> Iterator[Event]:
     """Yield the events in which two states of an object differ."""
-    changes = {
-        "TraefikService": _weight_changes,
-        "Application": _syncs,
-        "AnalysisRun": _measurements,
-        "Rollout": _verdicts,
-    }
-    yield from changes[after["kind"]](before, after, time.time())
+    now = time.time()
+    match after["kind"]:
+        case "AnalysisRun":
+            yield from _measurements(before, after, now)
+        case "Rollout":
+            yield from _verdicts(before, after, now)
+        case "TraefikService" if before and _weight(before) != _weight(after):
+            yield Event(now, "weight", weight=_weight(after))
+        case "Application" if before and _synced_commit(after) not in {"", _synced_commit(before)}:
+            yield Event(now, "sync", commit=_synced_commit(after))
 
 
 def _weight(split: KubernetesObject) -> int:
@@ -156,20 +158,9 @@ def _weight(split: KubernetesObject) -> int:
     return next((service["weight"] for service in services if service["name"] == "iris-canary"), 0)
 
 
-def _weight_changes(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:
-    if before and _weight(before) != _weight(after):
-        yield Event(now, "weight", weight=_weight(after))
-
-
 def _synced_commit(application: KubernetesObject) -> str:
     sync = application.get("status", {}).get("sync", {})
     return str(sync.get("revision", "")) if sync.get("status") == "Synced" else ""
-
-
-def _syncs(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:
-    commit = _synced_commit(after)
-    if before and commit and commit != _synced_commit(before):
-        yield Event(now, "sync", commit=commit)
 
 
 def _measurements(before: KubernetesObject, after: KubernetesObject, now: float) -> Iterator[Event]:

@@ -56,9 +56,7 @@ def _release(
 def _first(environment: Environment) -> Course:
     image = environment.images["model-1"]
     promotion = _ship_through_dev(environment, image).begun
-    environment.watch.until(
-        lambda: environment.runs_only("prod", image) and environment.is_stable(), 180, "prod to run it"
-    )
+    environment.watch.until(lambda: environment.runs_only("prod", image), 180, "prod to run it")
     ready = time.time()
     environment.wait_until_served_by(image)
     reason = "An environment's first release has no stable version to compare with: it gets all traffic at once."

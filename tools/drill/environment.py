@@ -1,7 +1,6 @@
 """The surroundings of a scenario: images to release, a clone to commit in, traffic, Slack, and the watch."""
 
 import time
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from delivery import rollout as rollouts
@@ -24,8 +23,7 @@ class Shipment(NamedTuple):
     previous: str = ""  # digest of the release that git had in prod before
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(NamedTuple):
     """The surroundings of a scenario, which acts on prod."""
 
     images: dict[str, ReleaseImage]  # good ones, by the name of their model

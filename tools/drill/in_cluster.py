@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import IO, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from tools.cluster import node
 
@@ -32,8 +32,7 @@ class InClusterProcess(Generic[Received]):
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._process.stdout  # noqa: S101 - for the type checker
-        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         return self
 
@@ -43,8 +42,8 @@ class InClusterProcess(Generic[Received]):
         self._process.wait(timeout=30)
         self._reader.join()
 
-    def _read(self, lines: IO[str]) -> None:
-        for line in lines:
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
             self.received.append(self._make(json.loads(line)))
 
 

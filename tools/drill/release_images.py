@@ -47,10 +47,9 @@ def train(name: str) -> Path:
     """Train a model, or return it from the cache if the pipeline has not changed. Raises ToolError."""
 
     def make(out: Path) -> None:
-        registry = f"sqlite:///{cache.root()}/drill/mlflow.db"
         (cache.root() / "drill").mkdir(exist_ok=True)
         command = [sys.executable, "-m", "pipeline", f"--algorithm={MODELS[name]}", f"--out={out}/model"]
-        environ = {**os.environ, "MLFLOW_TRACKING_URI": registry}
+        environ = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{cache.root()}/drill/mlflow.db"}
         output(command, name=" ".join(command[1:]), cwd=ROOT, env=environ)
 
     return cache.keep("models", name, cache.key(*sorted((ROOT / "pipeline").glob("*.py"))), make) / "model"

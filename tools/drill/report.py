@@ -10,7 +10,6 @@ from matplotlib import rc_context
 from tools.drill import timeline
 from tools.drill.recording import Recording, Release, describe
 
-TEMPLATE = "report.html.jinja"
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 NEXT = (
     ("make shell", "a shell in the cluster, for the next command"),
@@ -34,7 +33,7 @@ def write(recording: Recording, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template(TEMPLATE).render(
+    page = environment.get_template("report.html.jinja").render(
         recording=recording,
         headline=headline(recording),
         when=f"{datetime.fromtimestamp(begin, UTC):%Y-%m-%d %H:%M} UTC",

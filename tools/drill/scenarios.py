@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
 
 from delivery import rollout as rollouts
 from delivery.explanation import ABORTED_BY_PERSON, NOT_READY, SIGNATURE_NOT_VERIFIED, WHOLE_TRAFFIC
@@ -19,17 +18,12 @@ from tools.progress import wait_for
 
 GOLDEN = frozenset({"golden"})
 SERVER_ERRORS = frozenset({"server-errors", "router-errors"})  # whichever view has enough requests first
+ROUTER_ERRORS = frozenset({"router-errors"})
+RESTARTS = ROUTER_ERRORS | {"router-unserved"}  # while a pod restarts, too few requests may reach one
 ERRORS_AT_10 = Rollback(10, SERVER_ERRORS)
+NO_ROUTER = ERRORS_AT_10._replace(min_percent=50)  # nothing is answered until the router's next pod is ready
 REVERT = ("revert", "prod")
 NEVER_READY = Rollback(0, phrase=NOT_READY)
-
-
-class Scenario(NamedTuple):
-    """A release, and its expected outcome."""
-
-    name: str
-    expected: str
-    play: Callable[[Environment], Outcome]
 
 
 def roll_back_fault(fault: str, expected: Rollback, environment: Environment) -> Outcome:
@@ -103,12 +97,14 @@ def start_no_unsigned_image(environment: Environment) -> Outcome:
 
 def wait_without_traffic(environment: Environment) -> Outcome:
     """Wait at 10 % while there is no traffic; an alert fires, and a person reverts after pods were added."""
-    image = environment.faulty_image("none")
+    image, watch = environment.faulty_image("none"), environment.watch
+    three_replicas = ("manifests/iris/hpa.yaml", "minReplicas: 2", "minReplicas: 3")
     with environment.traffic.paused():
         shipment = environment.ship(image, wait_for_canary=True)
         checks.assert_alerted(environment, "RolloutWaiting", "iris-prod", since=shipment.begun, minutes=15)
         require_waiting(environment)
-        with three_replicas(environment):
+        with environment.operator.committed("iris: at least three pods", three_replicas):
+            watch.until(lambda: watch.rollout("prod")["spec"]["replicas"] >= 3, 90, "the third pod")
             reason = "--reason=There is no traffic, so the release waits without end."
             environment.operator.run((*REVERT, reason))
             environment.wait_until_stable()
@@ -131,12 +127,11 @@ def reverted_at_10(environment: Environment, shipment: Shipment, verdict: str) -
 
 def wait_without_prometheus(environment: Environment, *, healthy: bool) -> Outcome:
     """Make Prometheus unavailable for a minute: a canary waits, and is judged once there is data again."""
+    watch = environment.watch
     image = environment.other_image() if healthy else environment.faulty_image("errors-30")
-    options = ("--override",) if healthy else ()
-    shipment = environment.ship(image, *options, wait_for_canary=True)
+    shipment = environment.ship(image, "--override", wait_for_canary=True)
     edit = ("monitoring/kubernetes/prometheus-deployment.yaml", "  replicas: 1", "  replicas: 0")
     with environment.operator.committed("monitoring: no Prometheus", edit) as commit:
-        watch = environment.watch
         watch.until(lambda: watch.synced_commit("monitoring") == commit, 60, "Prometheus to be removed")
         time.sleep(10)
         begun = time.time()
@@ -193,8 +188,7 @@ def undo_release_in_cluster(environment: Environment) -> Outcome:
     argo_rollouts("undo")
     time.sleep(20)
     environment.wait_until_stable()
-    running = rollouts.digest(environment.watch.rollout("prod"))
-    require(running == digest, "the cluster does not run git's release")
+    require(rollouts.digest(environment.watch.rollout("prod")) == digest, "the cluster does not run git's release")
     require(not any(environment.weights(begun)), "another release than git's got traffic")
     return Outcome("restored", checks.count_failed(environment, begun))
 
@@ -225,38 +219,31 @@ def refuse_rejected_release(environment: Environment) -> Outcome:
     return expect_rollback(environment, environment.ship(image, "--override"), ERRORS_AT_10)
 
 
-def kill_pod(
-    namespace: str, name: str, environment: Environment, min_success: float = checks.MIN_SUCCESS
-) -> Outcome:
+def kill_pod(namespace: str, name: str, environment: Environment, expected: Rollback = ERRORS_AT_10) -> Outcome:
     """Kill a part of the platform while a bad canary has 10 %: it is rolled back all the same."""
     shipment = environment.ship(environment.faulty_image("errors-30"), wait_for_canary=True)
     pod = (f"--namespace={namespace}", f"--selector=app.kubernetes.io/name={name}")
     output = node.run("kubectl", "delete", "pod", *pod, "--wait=false", "--grace-period=0", "--force")
     require("deleted" in output, f"there was no pod of {name}")
-    return expect_rollback(environment, shipment, ERRORS_AT_10._replace(min_success=min_success))
+    return expect_rollback(environment, shipment, expected)
 
 
 def forge_abort_event(environment: Environment) -> Outcome:
     """Report an abort of the healthy release, with and without the git server's token: nothing changes."""
-    begun = time.time()
-    head = git_server.head()
+    begun, head = time.time(), git_server.head()
     image = environment.watch.rollout("prod")["spec"]["template"]["spec"]["containers"][0]["image"]
     payload = {"namespace": "iris-prod", "rollout": "iris", "image": image}
     message = json.dumps({"event_type": "rollout-aborted", "client_payload": payload})
-    statuses = [_dispatch(message, token) for token in ("", "guessed", secrets.git_server_token())]
+    curl = ("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
+    statuses = [
+        node.run(*curl, f"--header=Authorization: Bearer {token}", git_server.dispatch_url(), stdin=message)
+        for token in ("", "guessed", secrets.git_server_token())
+    ]
     require(statuses == ["401", "401", "204"], f"the git server answered {statuses}")
     time.sleep(5)
     require(git_server.head() == head, "git was changed")
     require(environment.is_stable(), "the Rollout was changed")
     return Outcome("nothing changed", checks.count_failed(environment, begun))
-
-
-def _dispatch(message: str, token: str) -> str:
-    """Post a repository_dispatch message to the git server; return the HTTP status."""
-    options = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@-")
-    return node.run(
-        "curl", *options, f"--header=Authorization: Bearer {token}", git_server.dispatch_url(), stdin=message
-    )
 
 
 def blue_green(environment: Environment) -> Outcome:
@@ -266,13 +253,12 @@ def blue_green(environment: Environment) -> Outcome:
         ("overlays/prod/kustomization.yaml", component, f"{component}  - ../../manifests/iris/blue-green\n"),
         ("overlays/local/prod/kustomization.yaml", "strategy/canary/scaleDown", "strategy/blueGreen/scaleDown"),
     )
+    watch = environment.watch
     with environment.operator.committed("prod: blue-green", *edits):
-        environment.watch.until(lambda: is_blue_green(environment), 90, "blue-green, with the pods of one version")
+        watch.until(lambda: is_blue_green(environment), 90, "blue-green, with the pods of one version")
         environment.settle()
         begun = environment.ship(environment.other_image(), "--override").begun
-        environment.watch.until(
-            lambda: bool(environment.events(begun, "promoted", "abort")), 420, "a promotion or an abort"
-        )
+        watch.until(lambda: bool(environment.events(begun, "promoted", "abort")), 420, "a promotion or an abort")
         require(not environment.is_aborted(), "the good release was rolled back")
         checks.assert_no_failures(environment, begun)
         environment.settle()
@@ -299,16 +285,6 @@ def stop_database_and_controller(environment: Environment) -> Outcome:
 
 
 @contextmanager
-def three_replicas(environment: Environment) -> Iterator[None]:
-    """Make the autoscaler run at least three pods in prod for the duration of the block, by a commit."""
-    edit = ("manifests/iris/hpa.yaml", "minReplicas: 2", "minReplicas: 3")
-    with environment.operator.committed("iris: at least three pods", edit):
-        watch = environment.watch
-        watch.until(lambda: watch.rollout("prod")["spec"]["replicas"] >= 3, 90, "the third pod")
-        yield
-
-
-@contextmanager
 def stopped(namespace: str, workload: str) -> Iterator[None]:
     """Scale a workload to 0 for the duration of the block."""
     scale = ("kubectl", "scale", workload, f"--namespace={namespace}")
@@ -325,43 +301,38 @@ def argo_rollouts(*command: str) -> None:
     node.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
 
 
-def every() -> Iterator[Scenario]:
-    """Yield all scenarios, the most informative first."""
-    before, at_10 = "rolled back before any traffic", "rolled back at 10 %"
-    router_errors = frozenset({"router-errors"})
-    router = router_errors | {"router-unserved"}  # while a pod restarts, too few requests may reach one
-    errors_at_100 = Rollback(100, SERVER_ERRORS)
-    yield Scenario("good", "promoted, 0 failed requests", promote_good_release)
-    yield Scenario("errors-30", at_10, roll_back_many_errors)
-    yield Scenario("wrong-answers", before, partial(roll_back_fault, "swapped", Rollback(0, GOLDEN)))
-    yield Scenario("crash", before, partial(roll_back_fault, "crash", NEVER_READY))
-    yield Scenario("unsigned", "not started", start_no_unsigned_image)
-    yield Scenario("errors-3", at_10, partial(roll_back_fault, "errors-3", ERRORS_AT_10))
-    yield Scenario("slow", at_10, partial(roll_back_fault, "slow", Rollback(10, frozenset({"latency-p95"}))))
-    yield Scenario("resets", at_10, partial(roll_back_fault, "resets", Rollback(10, router_errors)))
-    yield Scenario("exits", at_10, partial(roll_back_fault, "exits", Rollback(10, router)))
-    yield Scenario("other-model", before, roll_back_other_model)
-    yield Scenario("never-ready", before, partial(roll_back_fault, "never-ready", NEVER_READY))
-    yield Scenario("no-image", before, roll_back_deleted_image)
-    yield Scenario("fails-at-100", "rolled back at 100 %", partial(roll_back_fault, "under-load", errors_at_100))
-    yield Scenario("no-traffic", "waits, and an alert fires", wait_without_traffic)
-    yield Scenario("unmeasured-good", "promoted", partial(wait_without_prometheus, healthy=True))
-    yield Scenario("unmeasured-bad", at_10, partial(wait_without_prometheus, healthy=False))
-    yield Scenario("second-release", "the second is promoted", replace_canary)
-    yield Scenario("person-reverts", "rolled back", revert_canary)
-    yield Scenario("person-aborts", "rolled back, git reverted", abort_canary)
-    yield Scenario("person-promotes", "promoted", promote_canary_by_hand)
-    yield Scenario("person-undoes", "Argo CD restores git's release", undo_release_in_cluster)
-    yield Scenario("reverted-later", "the previous release is promoted", revert_promoted_release)
-    yield Scenario("rejected-again", "refused; rolled back with --override", refuse_rejected_release)
-    yield Scenario("forged-event", "nothing changes", forge_abort_event)
-    yield Scenario("controller-dies", at_10, partial(kill_pod, "argo-rollouts", "argo-rollouts"))
-    yield Scenario("argocd-dies", at_10, partial(kill_pod, "argocd", "argocd-application-controller"))
-    # Without its router nothing is answered until the next pod is ready.
-    yield Scenario("router-dies", at_10, partial(kill_pod, "traefik", "traefik", min_success=0.5))
-    yield Scenario("blue-green", "good: promoted; bad: switched back", blue_green)
-    yield Scenario("no-database", "alerts fire, nothing is lost", stop_database_and_controller)
-
-
+BEFORE, AT_10 = "rolled back before any traffic", "rolled back at 10 %"
+SCENARIOS: dict[str, tuple[str, Callable[[Environment], Outcome]]] = {
+    "good": ("promoted, 0 failed requests", promote_good_release),
+    "errors-30": (AT_10, roll_back_many_errors),
+    "wrong-answers": (BEFORE, partial(roll_back_fault, "swapped", Rollback(0, GOLDEN))),
+    "crash": (BEFORE, partial(roll_back_fault, "crash", NEVER_READY)),
+    "unsigned": ("not started", start_no_unsigned_image),
+    "errors-3": (AT_10, partial(roll_back_fault, "errors-3", ERRORS_AT_10)),
+    "slow": (AT_10, partial(roll_back_fault, "slow", Rollback(10, frozenset({"latency-p95"})))),
+    "resets": (AT_10, partial(roll_back_fault, "resets", Rollback(10, ROUTER_ERRORS))),
+    "exits": (AT_10, partial(roll_back_fault, "exits", Rollback(10, RESTARTS))),
+    "other-model": (BEFORE, roll_back_other_model),
+    "never-ready": (BEFORE, partial(roll_back_fault, "never-ready", NEVER_READY)),
+    "no-image": (BEFORE, roll_back_deleted_image),
+    "fails-at-100": ("rolled back at 100 %", partial(roll_back_fault, "under-load", Rollback(100, SERVER_ERRORS))),
+    "no-traffic": ("waits, and an alert fires", wait_without_traffic),
+    "unmeasured-good": ("promoted", partial(wait_without_prometheus, healthy=True)),
+    "unmeasured-bad": (AT_10, partial(wait_without_prometheus, healthy=False)),
+    "second-release": ("the second is promoted", replace_canary),
+    "person-reverts": ("rolled back", revert_canary),
+    "person-aborts": ("rolled back, git reverted", abort_canary),
+    "person-promotes": ("promoted", promote_canary_by_hand),
+    "person-undoes": ("Argo CD restores git's release", undo_release_in_cluster),
+    "reverted-later": ("the previous release is promoted", revert_promoted_release),
+    "rejected-again": ("refused; rolled back with --override", refuse_rejected_release),
+    "forged-event": ("nothing changes", forge_abort_event),
+    "controller-dies": (AT_10, partial(kill_pod, "argo-rollouts", "argo-rollouts")),
+    "argocd-dies": (AT_10, partial(kill_pod, "argocd", "argocd-application-controller")),
+    "router-dies": (AT_10, partial(kill_pod, "traefik", "traefik", expected=NO_ROUTER)),
+    "blue-green": ("good: promoted; bad: switched back", blue_green),
+    "no-database": ("alerts fire, nothing is lost", stop_database_and_controller),
+}
+"""The expected outcome of each scenario, and the function that plays it; the most informative first."""
 CORE = ("good", "errors-30", "wrong-answers", "crash", "unsigned")
 """The scenarios that CI plays: a good release, a rejection by each kind of gate, and an unsigned image."""

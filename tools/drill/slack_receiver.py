@@ -73,12 +73,7 @@ class Slack(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def main() -> None:
-    """Receive messages until standard input ends."""
+if __name__ == "__main__":
     server = ThreadingHTTPServer((node.IP, PORT), Slack)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ import yaml
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 
 from tools.checkout import ROOT
@@ -28,6 +28,8 @@ TITLES, ROW, LEVEL = 0.42, 0.16, 0.11  # inches
 LETTER = 0.62 * 8.0  # points: the mean width of a letter, rounded up
 TICKS = (5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)  # seconds
 STYLE = Path(__file__).with_suffix(".mplstyle")
+Placed = Sequence[tuple[Event, int]]
+"""Events, each with the row of its label or the level of its dot."""
 
 
 def span(recording: Recording) -> tuple[float, float]:
@@ -57,11 +59,9 @@ def printable(text: str) -> str:
 def timeline(recording: Recording) -> Figure:
     """Draw a recording that has samples; a missing value is a gap."""
     begin, end = span(recording)
-    length = max(end - begin, 1.0)
-    point = length / ((WIDTH - LEFT - RIGHT) * 72)  # seconds
-    # From here on, times are seconds since the beginning.
-    samples = [sample._replace(at=sample.at - begin) for sample in recording.samples]
-    releases = [_since(begin, release) for release in recording.releases if release.events]
+    end = max(end, begin + 1)
+    point = (end - begin) / ((WIDTH - LEFT - RIGHT) * 72)  # seconds
+    samples, releases = recording.samples, [release for release in recording.releases if release.events]
     events = [event for release in releases for event in release.events]
     flags = _flags([event for event in events if event.kind not in {"gate", "weight"}], point)
     dots = _dots([event for event in events if event.kind == "gate"], point)
@@ -69,7 +69,7 @@ def timeline(recording: Recording) -> Figure:
     levels = 1 + max((level for _, level in dots), default=0)
     figure, panels = _panels([top, levels * LEVEL, 0.8, 1.1, 1.1, 1.35])
     head, gates, weight, errors, latency, answers = panels
-    _head(head, top, releases, flags, length, point)
+    _head(head, top, releases, flags, end, point)
     _gates(gates, dots, levels)
     _weight(weight, samples, [event for event in events if event.kind == "weight"], point)
     _errors(errors, samples)
@@ -82,22 +82,19 @@ def timeline(recording: Recording) -> Figure:
     for axes in panels[1:]:
         for event, _ in flags:
             axes.axvline(event.at, color=TONES[event.good], lw=0.7, alpha=0.6, zorder=1.5)
-    last = max([length, *(_label_end(event, point) for event, _ in flags)])
-    answers.set_xlim(0, last)
-    answers.xaxis.set_major_locator(MultipleLocator(next((t for t in TICKS if last / t <= 16), last / 16)))
-    answers.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
+    last = max([end, *(_label_end(event, point) for event, _ in flags)])
+    most = (last - begin) / 16
+    answers.set_xlim(begin, last)
+    answers.xaxis.set_major_locator(MultipleLocator(next((t for t in TICKS if t >= most), most), begin))
+    answers.xaxis.set_major_formatter(lambda at, _: clock(at - begin))
     return figure
-
-
-def _since(begin: float, release: Release) -> Release:
-    return release._replace(events=tuple(event._replace(at=event.at - begin) for event in release.events))
 
 
 def _label_end(event: Event, point: float) -> float:
     return event.at + (len(event.kind) + 1.5) * LETTER * point
 
 
-def _flags(events: Sequence[Event], point: float) -> list[tuple[Event, int]]:
+def _flags(events: Sequence[Event], point: float) -> Placed:
     """Return each event with the row of its label: above all labels to its right that it would overlap."""
     flags: list[tuple[Event, int]] = []
     for event in reversed(events):
@@ -106,7 +103,7 @@ def _flags(events: Sequence[Event], point: float) -> list[tuple[Event, int]]:
     return flags
 
 
-def _dots(events: Sequence[Event], point: float) -> list[tuple[Event, int]]:
+def _dots(events: Sequence[Event], point: float) -> Placed:
     """Return each event with its level: dots that would overlap are stacked."""
     dots: list[tuple[Event, int]] = []
     for event in events:
@@ -126,18 +123,11 @@ def _panels(heights: Sequence[float]) -> tuple[Figure, Sequence[Axes]]:
     return figure, panels.tolist()
 
 
-def _head(
-    axes: Axes,
-    top: float,
-    releases: Sequence[Release],
-    flags: Sequence[tuple[Event, int]],
-    length: float,
-    point: float,
-) -> None:
+def _head(axes: Axes, top: float, releases: Sequence[Release], flags: Placed, end: float, point: float) -> None:
     axes.set_ylim(0, top)
     axes.set_axis_off()
     begins = [release.events[0].at for release in releases]
-    for release, x, until in zip(releases, begins, [*begins[1:], length], strict=False):
+    for release, x, until in zip(releases, begins, [*begins[1:], end], strict=False):
         title = _short(release.title, max(3, int((until - x) / point / LETTER)))
         left, color = x + 4 * point, BAD if release.verdict == "rolled back" else GOOD
         axes.text(left, top - 0.13, title, color=INK, weight="bold", va="center")
@@ -148,7 +138,7 @@ def _head(
         axes.text(event.at + 2.5 * point, y, event.kind, color=color, va="center")
 
 
-def _gates(axes: Axes, dots: Sequence[tuple[Event, int]], levels: int) -> None:
+def _gates(axes: Axes, dots: Placed, levels: int) -> None:
     for good, name, marker, size, face, edge in (
         (True, "passed", "o", 4.0, GOOD, GOOD),
         (False, "failed", "X", 6.0, BAD, PAPER),
@@ -191,8 +181,8 @@ def _latency(axes: Axes, samples: Sequence[Sample]) -> None:
     seen = seconds[seconds > 0]
     axes.set_yscale("log")
     axes.set_ylim(min([0.01, *seen]) / 1.3, max([1, *seen]) * 1.3)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     _versions(axes, samples, seconds, limit("router-latency-p95"), "s")
     _title(axes, "P95 latency at the router, s")
 

@@ -122,7 +122,7 @@ def test_second_without_numbers_is_a_gap(tmp_path: Path) -> None:
     errors = timeline(Recording("", tuple(samples), ())).axes[3]
     line, dots = errors.lines[:2]
     assert np.flatnonzero(~np.isnan(np.asarray(line.get_ydata(), dtype=float))).tolist() == [10, 20, 21]
-    assert list(np.asarray(dots.get_xdata())) == [10]
+    assert list(np.asarray(dots.get_xdata())) == [T + 10]
 
 
 def test_labels_above_the_panels_do_not_overlap() -> None:
