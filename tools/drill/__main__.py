@@ -90,7 +90,7 @@ def _environment() -> Iterator[Environment]:
     images = release_images.build_good()
     with (
         tempfile.TemporaryDirectory(prefix="iris-drill-") as temporary,
-        Traffic(release_images.shared_questions(images.values())) as traffic,
+        Traffic(release_images.shared_questions(images)) as traffic,
         SlackReceiver() as slack,
         Watch(traffic) as watch,
         screen(watch),

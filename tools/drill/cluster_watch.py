@@ -99,10 +99,11 @@ class Watch:
         metadata = item["metadata"]
         key = (item["kind"], metadata["namespace"], metadata["name"])
         before = self._objects.get(key, {})
-        self._objects[key] = {} if change == "DELETED" else item
         known = before or metadata["creationTimestamp"] >= self._started
         if known and "iris-prod" in key:
             self.events.extend(_events(before, item))
+        # Last, so that a thread that sees the new state also finds its events.
+        self._objects[key] = {} if change == "DELETED" else item
 
     def _poll(self) -> None:
         """Take a sample every second, and record what is committed to main."""

@@ -54,7 +54,7 @@ def _release(
 
 
 def _first(environment: Environment) -> Course:
-    image = environment.images["model-1"]
+    image = environment.images[0]
     promotion = _ship_through_dev(environment, image).begun
     environment.watch.until(lambda: environment.runs_only("prod", image), 180, "prod to run it")
     ready = time.time()

@@ -26,7 +26,7 @@ class Shipment(NamedTuple):
 class Environment(NamedTuple):
     """The surroundings of a scenario, which acts on prod."""
 
-    images: dict[str, ReleaseImage]  # good ones, by the name of their model
+    images: list[ReleaseImage]  # good ones, of two models
     operator: Operator
     traffic: Traffic
     slack: SlackReceiver
@@ -35,7 +35,7 @@ class Environment(NamedTuple):
     def settle(self) -> None:
         """Make a good model serve all of prod's traffic, with no release in progress. Raises ToolError."""
         if self.operator.is_first_release():
-            self.operator.run(self.images["model-1"].release("--override"), ("promote", "--override"))
+            self.operator.run(self.images[0].release("--override"), ("promote", "--override"))
         try:
             self.wait_until_stable(120)
         except ToolError:  # the scenario before failed half-way
@@ -95,23 +95,19 @@ class Environment(NamedTuple):
         rollout = self.watch.rollout(name)
         return bool(rollout) and rollouts.digest(rollout) == image.digest and rollouts.is_promoted(rollout)
 
-    def running_model(self) -> str:
-        """Return the name of the model that runs in prod."""
-        other = self.other_model()
-        return next(name for name in self.images if name != other)
-
-    def other_model(self) -> str:
-        """Return the name of the model that does not run in prod."""
+    def running_image(self) -> ReleaseImage:
+        """Return the good image of the model that runs in prod."""
         running = self.operator.current_release().metadata["sha256"]
-        return next(name for name, image in self.images.items() if image.metadata["sha256"] != running)
+        return next(image for image in self.images if image.metadata["sha256"] == running)
 
     def other_image(self) -> ReleaseImage:
         """Return the good image of the model that does not run in prod."""
-        return self.images[self.other_model()]
+        running = self.running_image()
+        return next(image for image in self.images if image != running)
 
     def faulty_image(self, fault: str) -> ReleaseImage:
         """Build an image of the model that does not run in prod, with that fault."""
-        return release_images.build_faulty(self.other_model(), fault)
+        return release_images.build_faulty(self.other_image(), fault)
 
     def events(self, since: float, *kinds: EventKind) -> list[Event]:
         """Return the events since then, of some kinds or of all, in order of time."""

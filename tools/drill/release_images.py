@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ MODELS = {"model-1": "logistic_regression", "model-2": "svm"}
 class ReleaseImage(NamedTuple):
     """An image in the cluster's registry, and the model folder to release it with."""
 
+    name: str  # of the model, in MODELS
     digest: str
     model: Path
 
@@ -55,32 +55,32 @@ def train(name: str) -> Path:
     return cache.keep("models", name, cache.key(*sorted((ROOT / "pipeline").glob("*.py"))), make) / "model"
 
 
-def build_good() -> dict[str, ReleaseImage]:
+def build_good() -> list[ReleaseImage]:
     """Build, push and sign the serving image of each model. Raises ToolError."""
-    built = {}
+    built = []
     for name, algorithm in MODELS.items():
         with step(f"train, build, push and sign {name}: {algorithm.replace('_', ' ')}"):
             model = train(name)
             image.build(model, f"localhost/drill:{name}", "--quiet", engine=buildah())
-            built[name] = ReleaseImage(_push(name), model)
+            built.append(ReleaseImage(name, _push(name), model))
     return built
 
 
-def shared_questions(images: Iterable[ReleaseImage]) -> list[Question]:
+def shared_questions(images: list[ReleaseImage]) -> list[Question]:
     """Return the golden rows for which all models give the same answer."""
     recorded = [[(row["features"], row["prediction"]) for row in image.metadata["golden"]] for image in images]
     return [question for question in recorded[0] if all(question in others for others in recorded)]
 
 
-def build_faulty(name: str, fault: str = "none", *, sign: bool = True) -> ReleaseImage:
-    """Build, push and sign an image of a model, with a fault (see faults/). Raises ToolError."""
-    tag = f"{name}-{fault}"
+def build_faulty(good: ReleaseImage, fault: str = "none", *, sign: bool = True) -> ReleaseImage:
+    """Build, push and sign a good image once more, with a fault (see faults/). Raises ToolError."""
+    tag = f"{good.name}-{fault}"
     # A rejected digest stays rejected, so every build has to give another one.
-    values = (f"GOOD=localhost/drill:{name}", f"FAULT={fault}", f"DRILL={time.time_ns()}")
+    values = (f"GOOD=localhost/drill:{good.name}", f"FAULT={fault}", f"DRILL={time.time_ns()}")
     arguments = [f"--build-arg={value}" for value in values]
     # Some versions of buildah reuse a cached layer although the value of an ARG has changed.
     buildah().build(FAULTS, f"localhost/drill:{tag}", "--quiet", "--no-cache", *arguments)
-    return ReleaseImage(_push(tag, sign=sign), train(name))
+    return good._replace(digest=_push(tag, sign=sign))
 
 
 def delete(image: ReleaseImage) -> None:

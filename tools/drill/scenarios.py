@@ -65,7 +65,7 @@ def promote_good_release(environment: Environment) -> Outcome:
 
 def roll_back_other_model(environment: Environment) -> Outcome:
     """Roll back an image that contains another model than git's model.json describes."""
-    image = release_images.build_faulty(environment.running_model())
+    image = release_images.build_faulty(environment.running_image())
     mismatched = image._replace(model=environment.other_image().model)
     return expect_rollback(environment, environment.ship(mismatched), Rollback(0, GOLDEN))
 
@@ -79,7 +79,7 @@ def roll_back_deleted_image(environment: Environment) -> Outcome:
 
 def start_no_unsigned_image(environment: Environment) -> Outcome:
     """Start no pod of an unsigned image; `delivery watch` and `status` say why, and a person reverts."""
-    image = release_images.build_faulty(environment.other_model(), sign=False)
+    image = release_images.build_faulty(environment.other_image(), sign=False)
     begun = environment.ship(image).begun
     for name in ("dev", "prod"):
         outputs = watch_until_failed(environment, name), environment.operator.delivery("status", name)
@@ -195,11 +195,11 @@ def undo_release_in_cluster(environment: Environment) -> Outcome:
 
 def revert_promoted_release(environment: Environment) -> Outcome:
     """Run `delivery revert` after a promotion: the previous release passes all gates and is promoted."""
-    previous = environment.running_model()
+    previous = environment.running_image()
     promote_canary_by_hand(environment)
-    shipment = Shipment(environment.images[previous], time.time())
+    shipment = Shipment(previous, time.time())
     environment.operator.run((*REVERT, "--reason=It was promoted by mistake."))
-    require(environment.running_model() == previous, "git does not have the previous release")
+    require(environment.running_image() == previous, "git does not have the previous release")
     outcome = expect_promotion(environment, shipment)
     checks.assert_no_failures(environment, shipment.begun)
     return outcome._replace(revert=git_server.head()[:10])

@@ -62,7 +62,8 @@ def _panel(watch: Watch, sample: Sample) -> Panel:
     table.add_row("git", escape(describe(commits[-1]) if commits else "no new commit"))
     table.add_row("Argo CD", escape(watch.argo_cd()))
     table.add_row("Rollout", escape(watch.state()))
-    table.add_row("canary", ProgressBar(total=100, completed=sample.weight, width=40))
+    bar = ProgressBar(100, sample.weight, width=40, complete_style="cyan", finished_style="cyan")
+    table.add_row("canary", bar)
     table.add_row("", f"{sample.weight} % of the traffic")
     for name, text in _numbers(sample).items():
         table.add_row(name, escape(text), style="red" if sample.failed and name == "answers/s" else "")
