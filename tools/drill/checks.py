@@ -14,10 +14,6 @@ from tools.progress import wait_for
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"
 
 
-class CheckFailed(ToolError):
-    """A scenario did not go as expected; the message says what differs."""
-
-
 class Outcome(NamedTuple):
     """The result of a release."""
 
@@ -139,19 +135,19 @@ def assert_alerted(
 
 
 def assert_no_failures(environment: Environment, since: float) -> None:
-    """Raise CheckFailed if a request failed."""
+    """Raise ToolError if a request failed."""
     failures = describe_failures(environment.traffic.between(since), since)
     require(not failures, f"requests failed: {failures}")
 
 
 def assert_no_events(environment: Environment, since: float, *kinds: EventKind) -> None:
-    """Raise CheckFailed if prod had an event of one of these kinds."""
+    """Raise ToolError if prod had an event of one of these kinds."""
     events = environment.events(since, *kinds)
     require(not events, f"there should be no such events: {events}")
 
 
 def find_revert(digest: str) -> tuple[str, str]:
-    """Return the commit that rejects an image in prod, and its message. Raises CheckFailed without one."""
+    """Return the commit that rejects an image in prod, and its message. Raises ToolError without one."""
     trailer = f"--grep={REJECTED}: {digest}"
     found = git_server.git("log", "--format=%H%n%B", trailer, "--max-count=1", "main", "--", "overlays/prod")
     require(bool(found), "git was not reverted")
@@ -165,9 +161,9 @@ def count_failed(environment: Environment, since: float) -> int:
 
 
 def require(condition: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence
-    """Raise CheckFailed unless the condition is true."""
+    """Raise ToolError unless the condition is true."""
     if not condition:
-        raise CheckFailed(otherwise)
+        raise ToolError(otherwise)
 
 
 def describe_failures(answers: list[Answer], since: float) -> str:

@@ -1,7 +1,7 @@
 """The demo: a first release, one that is promoted, one that is rolled back, and a report of all three."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tools import cache
@@ -70,11 +70,8 @@ def _second(environment: Environment) -> Course:
     reason = (
         "It reproduced the recorded answers, and stayed within the limits at 10 % and at 100 % of the traffic."
     )
-    seconds = {
-        "promotion to synced": _seconds_to(environment, shipment, "sync"),
-        "promotion to all traffic": _seconds_to(environment, shipment, "promoted"),
-    }
-    return reason, shipment.begun, seconds
+    synced, promoted = _seconds_to(environment, shipment, "sync", "promoted")
+    return reason, shipment.begun, {"promotion to synced": synced, "promotion to all traffic": promoted}
 
 
 def _third(environment: Environment) -> Course:
@@ -82,7 +79,7 @@ def _third(environment: Environment) -> Course:
     outcome = checks.expect_rollback(environment, shipment, ERRORS_AT_10)
     _, reason = checks.find_revert(shipment.image.digest)
     console.print(f"\n{reason}", markup=False)
-    synced, abort, revert = (_seconds_to(environment, shipment, kind) for kind in ("sync", "abort", "revert"))
+    synced, abort, revert = _seconds_to(environment, shipment, "sync", "abort", "revert")
     seconds = {
         "promotion to synced": synced,
         "first answer to weight 0": outcome.seconds or 0.0,
@@ -103,5 +100,6 @@ def _ship_through_dev(environment: Environment, image: ReleaseImage) -> Shipment
     return shipment
 
 
-def _seconds_to(environment: Environment, shipment: Shipment, kind: EventKind) -> float:
-    return environment.events(shipment.begun, kind)[0].at - shipment.begun
+def _seconds_to(environment: Environment, shipment: Shipment, *kinds: EventKind) -> Iterator[float]:
+    for kind in kinds:
+        yield environment.events(shipment.begun, kind)[0].at - shipment.begun

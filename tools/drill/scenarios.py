@@ -14,6 +14,7 @@ from tools.drill.checks import Outcome, Rollback, expect_promotion, expect_rollb
 from tools.drill.cluster_watch import PROMETHEUS
 from tools.drill.environment import Environment, Shipment
 from tools.drill.operator import CommandFailed
+from tools.errors import ToolError
 from tools.progress import wait_for
 
 GOLDEN = frozenset({"golden"})
@@ -51,7 +52,7 @@ def watch_until_failed(environment: Environment, name: str) -> str:
     except CommandFailed as error:
         require(f"python -m delivery why {name}" in str(error), f"delivery watch: {error}")
         return str(error)
-    raise checks.CheckFailed("delivery watch reported a promotion")
+    raise ToolError("delivery watch reported a promotion")
 
 
 def promote_good_release(environment: Environment) -> Outcome:
@@ -112,7 +113,7 @@ def wait_without_traffic(environment: Environment) -> Outcome:
 
 
 def require_waiting(environment: Environment) -> None:
-    """Raise CheckFailed unless the canary waits at 10 %."""
+    """Raise ToolError unless the canary waits at 10 %."""
     is_waiting = environment.watch.weight() == 10 and not environment.is_aborted()
     require(is_waiting, f"it did not wait: {environment.watch.state()}")
 
@@ -215,7 +216,7 @@ def refuse_rejected_release(environment: Environment) -> Outcome:
     except CommandFailed as error:
         require("--override" in str(error), f"it was refused for another reason: {error}")
     else:
-        raise checks.CheckFailed("it was not refused")
+        raise ToolError("it was not refused")
     return expect_rollback(environment, environment.ship(image, "--override"), ERRORS_AT_10)
 
 

@@ -27,7 +27,6 @@ WIDTH, LEFT, RIGHT, BOTTOM, GAP, EDGE = 12.0, 0.5, 0.12, 0.3, 0.4, 0.06  # inche
 TITLES, ROW, LEVEL = 0.42, 0.16, 0.11  # inches
 LETTER = 0.62 * 8.0  # points: the mean width of a letter, rounded up
 TICKS = (5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)  # seconds
-STYLE = Path(__file__).with_suffix(".mplstyle")
 Placed = Sequence[tuple[Event, int]]
 """Events, each with the row of its label or the level of its dot."""
 
@@ -55,7 +54,7 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in "\n\t\u00a0" else "\ufffd" for sign in text)
 
 
-@style.context(STYLE)
+@style.context(Path(__file__).with_suffix(".mplstyle"))
 def timeline(recording: Recording) -> Figure:
     """Draw a recording that has samples; a missing value is a gap."""
     begin, end = span(recording)
