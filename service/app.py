@@ -6,12 +6,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,7 +23,7 @@ from service.journal import Journal
 from service.metrics import Metrics, method_label
 from service.model import Model
 from service.model_metadata import ModelMetadata
-from service.predictions import BatchCodec, Codec, Predictions, SingleCodec
+from service.predictions import Codec, FeaturesCodec, Predictions
 from service.reader import DatabaseUnavailable, Reader
 from service.schema import Schema
 from service.settings import Settings
@@ -62,7 +64,6 @@ class Problem(BaseModel):
 class Info(BaseModel):
     """The model that is served, and the role of this pod."""
 
-    model_config = ConfigDict(protected_namespaces=())
     model_name: str
     version: str
     algorithm: str
@@ -77,7 +78,6 @@ class Info(BaseModel):
 class LogEntry(BaseModel):
     """A row of the prediction log. Times are in UTC."""
 
-    model_config = ConfigDict(protected_namespaces=())
     id: int
     request_id: str
     model_name: str
@@ -86,8 +86,8 @@ class LogEntry(BaseModel):
     prediction: int
     probability: float
     latency_ms: float
-    timestamp: str
-    created_at: str
+    timestamp: datetime
+    created_at: datetime
 
 
 class Logs(BaseModel):
@@ -153,7 +153,10 @@ def create_app(service: Service) -> ASGIApp:
     metadata = service.model.metadata
     schema = Schema(metadata.features)
     inference = v2.InferenceCodec(schema)
-    codecs: dict[str, Codec] = {"/predict": SingleCodec(schema), "/predict/batch": BatchCodec(schema)}
+    codecs: dict[str, Codec] = {
+        "/predict": FeaturesCodec(schema, schema.one),
+        "/predict/batch": FeaturesCodec(schema, schema.batch),
+    }
     codecs |= {f"{address}/infer": inference for address in v2.addresses(metadata)}
     hot = {
         path: Predictions(path, codec, service.model, service.batcher, service.reader, service.metrics)
@@ -223,15 +226,9 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
     @app.get("/info")
     async def info() -> Info:
         """Return the model that is served, the environment, and whether this pod is a canary."""
-        return Info(
-            model_name=metadata.name,
-            version=metadata.version,
-            algorithm=metadata.algorithm,
-            run_id=metadata.run_id,
-            sha256=metadata.sha256,
-            environment=service.settings.environment,
-            **pod.read(service.settings.pod_labels)._asdict(),
-        )
+        model = msgspec.structs.asdict(metadata)
+        own = pod.read(service.settings.pod_labels)._asdict()
+        return Info(model_name=metadata.name, environment=service.settings.environment, **model, **own)
 
     @app.get("/logs", responses={**unavailable, 422: {"model": Problem}})
     async def logs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Logs:
@@ -241,9 +238,7 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
         except DatabaseUnavailable:
             detail = f"PostgreSQL is unavailable; {service.journal.depth} predictions wait in the journal"
             raise HTTPException(503, detail, {"retry-after": "2"}) from None
-        for row in rows:
-            row["timestamp"], row["created_at"] = row["timestamp"].isoformat(), row["created_at"].isoformat()
-        return Logs(count=len(rows), logs=[LogEntry(**row) for row in rows])
+        return Logs.model_validate({"count": len(rows), "logs": rows})
 
     @app.get("/metrics", response_class=Response)
     @app.get("/metrics-prometheus", response_class=Response)

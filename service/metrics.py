@@ -4,8 +4,10 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
@@ -32,17 +34,13 @@ class Histogram(Collector):
         self._name = name
         self._documentation = documentation
         self._label = label
-        self._counts: dict[str, list[int]] = {}
-        self._sums: dict[str, float] = {}
+        self._counts: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(BUCKETS) + 1))
+        self._sums: defaultdict[str, float] = defaultdict(float)
 
     def observe(self, seconds: float, label: str = "") -> None:
         """Count one duration."""
-        counts = self._counts.get(label)
-        if counts is None:
-            counts = self._counts[label] = [0] * (len(BUCKETS) + 1)
-            self._sums[label] = 0.0
-        counts[bisect_left(BUCKETS, seconds)] += 1
         self._sums[label] += seconds
+        self._counts[label][bisect_left(BUCKETS, seconds)] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric family for the client library."""
@@ -51,11 +49,7 @@ class Histogram(Collector):
         )
         edges = [*map(str, BUCKETS), "+Inf"]
         for label, counts in list(self._counts.items()):
-            total = 0
-            buckets = []
-            for edge, count in zip(edges, list(counts), strict=True):
-                total += count
-                buckets.append((edge, total))
+            buckets = list(zip(edges, accumulate(counts), strict=True))
             family.add_metric([label] if self._label else [], buckets, self._sums[label])
         yield family
 
@@ -73,8 +67,8 @@ class Metrics:
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             return Counter(name, documentation, labels, registry=self.registry)
 
-        self._requests = counter("iris_requests", "Requests answered.", "method", "endpoint", "status")
-        self._by_label: dict[tuple[str, str, int], Counter] = {}
+        requests = counter("iris_requests", "Requests answered.", "method", "endpoint", "status")
+        self._requests = cache(requests.labels)
         self._latency = Histogram(
             "iris_request_latency_seconds", "Time from the arrival of a request to its response.", "endpoint"
         )
@@ -107,11 +101,7 @@ class Metrics:
 
     def count_request(self, method: str, endpoint: str, status: int, seconds: float) -> None:
         """Count a request and its latency. Call this on the event loop only."""
-        key = (method, endpoint, status)
-        counter = self._by_label.get(key)
-        if counter is None:
-            counter = self._by_label[key] = self._requests.labels(method, endpoint, str(status))
-        counter.inc()
+        self._requests(method, endpoint, status).inc()
         self._latency.observe(seconds, endpoint)
         self._total += 1
         if status >= 500:
@@ -165,16 +155,14 @@ class _JournalCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         journal, shipper = self._journal, self._shipper
-        for name, documentation, value in (
-            ("depth", "Predictions in the journal that PostgreSQL does not have yet.", journal.depth),
-            ("oldest_age_seconds", "Age of the oldest prediction in the journal.", journal.oldest_age()),
-            ("writable", "1 unless the last write to the journal failed.", journal.error is None),
-            ("set_aside", "1 when a corrupt journal was quarantined at startup.", journal.quarantined),
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        for family, name, documentation, value in (
+            (gauge, "depth", "Predictions in the journal that PostgreSQL does not have yet.", journal.depth),
+            (gauge, "oldest_age_seconds", "Age of the oldest prediction in the journal.", journal.oldest_age()),
+            (gauge, "writable", "1 unless the last write to the journal failed.", journal.error is None),
+            (gauge, "set_aside", "1 when a corrupt journal was quarantined at startup.", journal.quarantined),
+            (counter, "written", "Predictions written to the journal.", journal.written),
+            (counter, "shipped", "Predictions shipped from the journal to PostgreSQL.", journal.shipped),
+            (counter, "rejected", "Predictions that PostgreSQL rejected permanently.", shipper.rejected),
         ):
-            yield GaugeMetricFamily(f"iris_journal_{name}", documentation, float(value))
-        for name, documentation, value in (
-            ("written", "Predictions written to the journal.", journal.written),
-            ("shipped", "Predictions shipped from the journal to PostgreSQL.", journal.shipped),
-            ("rejected", "Predictions that PostgreSQL rejected permanently.", shipper.rejected),
-        ):
-            yield CounterMetricFamily(f"iris_journal_{name}", documentation, value)
+            yield family(f"iris_journal_{name}", documentation, float(value))

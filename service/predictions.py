@@ -101,52 +101,30 @@ class Predictions:
         log.log(level, "rejected", extra=extra)
 
 
-class _FeaturesCodec:
+class FeaturesCodec:
+    """The format of /predict (one row: schema.one) and of /predict/batch (schema.batch)."""
+
     error_field = "detail"
     default_content_type = b""
 
     def __init__(self, schema: Schema, request: type[msgspec.Struct]) -> None:
         self._schema = schema
         self._request = request
+        self._is_batch = request is schema.batch
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(request)
 
-    def _features(self, body: bytes) -> Any:
+    def decode(self, body: bytes) -> tuple[Sequence[Row], None]:
+        """Return the rows."""
         request = decode_json(self._decoder, body, 422, lambda error: self._schema.explain(error, self._request))
         # The decoder has accepted an object of numbers under the name "features" and no other name. If that occurs
         # more than once, the decoder uses the last value without an error. JSON has one colon for each member.
         if body.count(b":") > 1:
             raise RequestError(422, "features: the field appears more than once")
-        return request.features
-
-
-class SingleCodec(_FeaturesCodec):
-    """The format of /predict: one row."""
-
-    def __init__(self, schema: Schema) -> None:
-        super().__init__(schema, schema.one)
-
-    def decode(self, body: bytes) -> tuple[Sequence[Row], None]:
-        """Return the row."""
-        return (self._features(body),), None
-
-    def encode(self, answers: list[Answer], _: None) -> bytes:
-        """Return the answer."""
-        return msgspec.json.encode(answers[0])
-
-
-class BatchCodec(_FeaturesCodec):
-    """The format of /predict/batch."""
-
-    def __init__(self, schema: Schema) -> None:
-        super().__init__(schema, schema.batch)
-
-    def decode(self, body: bytes) -> tuple[Sequence[Row], None]:
-        """Return the rows."""
-        return self._features(body), None
+        return request.features if self._is_batch else (request.features,), None
 
     def encode(self, answers: list[Answer], _: None) -> bytes:
         """Return the answers, in the order of the rows."""
-        return msgspec.json.encode(Answers(len(answers), answers))
+        return msgspec.json.encode(Answers(len(answers), answers) if self._is_batch else answers[0])
 
 
 def decode_json(

@@ -9,7 +9,7 @@ properties are ignored, as by other servers of the protocol. So are parameters: 
 import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter
@@ -105,13 +105,6 @@ class ModelReady(ServerReady):
     name: str
 
 
-class InferenceOptions(NamedTuple):
-    """The request's id, and the names of the outputs that it asks for."""
-
-    id: str | None
-    outputs: Sequence[str]
-
-
 class InferenceCodec:
     """The format of .../infer, a codec for service.predictions."""
 
@@ -150,20 +143,19 @@ class InferenceCodec:
         )
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._request)
 
-    def decode(self, body: bytes) -> tuple[Sequence[Row], InferenceOptions]:
-        """Return the rows of the input tensor, and the request's options. Raises RequestError (400)."""
+    def decode(self, body: bytes) -> tuple[Sequence[Row], Any]:
+        """Return the rows of the input tensor, and the request. Raises RequestError (400)."""
         request = decode_json(self._decoder, body, 400, self._explain)
-        outputs = list(dict.fromkeys(output.name for output in request.outputs or ()))  # each of them once
-        return self._rows(request.inputs[0]), InferenceOptions(request.id, outputs or list(OUTPUTS))
+        return self._rows(request.inputs[0]), request
 
-    def encode(self, answers: list[Answer], options: InferenceOptions) -> bytes:
-        """Return the requested output tensors, in the order of the rows."""
+    def encode(self, answers: list[Answer], request: Any) -> bytes:
+        """Return the requested output tensors, each of them once, in the order of the rows."""
         outputs = []
-        for name in options.outputs:
+        for name in dict.fromkeys(output.name for output in request.outputs or ()) or OUTPUTS:
             datatype, value = OUTPUTS[name]
             outputs.append(ResponseOutput(name, datatype, (len(answers),), [value(answer) for answer in answers]))
         first = answers[0]
-        return msgspec.json.encode(InferenceResponse(first.model, first.version, outputs, options.id))
+        return msgspec.json.encode(InferenceResponse(first.model, first.version, outputs, request.id))
 
     def openapi(self) -> dict[str, Any]:
         """Return the JSON schemas of request and response, for #/components/schemas."""

@@ -15,7 +15,7 @@ from service.batcher import Batcher
 from service.journal import Journal
 from service.metrics import Metrics, memory_limit
 from service.model import Model
-from service.predictions import Predictions, SingleCodec
+from service.predictions import FeaturesCodec, Predictions
 from service.reader import Reader
 from service.schema import Schema
 from service.shipper import Shipper
@@ -223,7 +223,8 @@ def test_an_unexpected_exception_is_counted_as_a_server_error(model: Path, tmp_p
     journal = Journal(tmp_path, 1)
     shipper = Shipper(journal, "")
     never_started = Batcher(verified, journal, shipper, metrics, 1000)
-    codec = SingleCodec(Schema(verified.metadata.features))
+    schema = Schema(verified.metadata.features)
+    codec = FeaturesCodec(schema, schema.one)
     endpoint = Predictions("/predict", codec, verified, never_started, Reader(""), metrics)
 
     async def post() -> httpx.Response:
