@@ -23,8 +23,8 @@ from service.journal import Journal
 from service.metrics import Metrics, method_label
 from service.model import Model
 from service.model_metadata import ModelMetadata
+from service.prediction_log import DatabaseUnavailable, PredictionLog
 from service.predictions import Codec, FeaturesCodec, Predictions
-from service.reader import DatabaseUnavailable, Reader
 from service.schema import Schema
 from service.settings import Settings
 from service.shipper import Shipper
@@ -110,18 +110,17 @@ class Service:
         self.metrics = Metrics(self.model)
         self.metrics.add_journal(self.journal, self.shipper)
         self.batcher = Batcher(self.model, self.journal, self.shipper, self.metrics, settings.max_waiting)
-        self.reader = Reader(settings.database_url)
+        self.prediction_log = PredictionLog(settings.database_url)
         self.draining = False
 
-    def not_ready_reason(self) -> str | None:
-        """Return why this process should not get requests, None when it should. PostgreSQL is never a reason."""
+    def check_ready(self) -> None:
+        """Raise HTTPException (503) when this process should not get requests. PostgreSQL is never a reason."""
         if self.draining:
-            return "draining"
-        if self.batcher.busy_seconds() > STUCK_SECONDS:
-            return f"the journal has not responded for {self.batcher.busy_seconds():.0f} s"
+            raise HTTPException(503, "draining")
+        if (seconds := self.batcher.busy_seconds()) > STUCK_SECONDS:
+            raise HTTPException(503, f"the journal has not responded for {seconds:.0f} s")
         if self.journal.error is not None:
-            return f"the journal cannot be written: {self.journal.error}"
-        return None
+            raise HTTPException(503, f"the journal cannot be written: {self.journal.error}")
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -134,9 +133,9 @@ class Service:
         yield
         ticking.cancel()
         self.batcher.stop()
-        self.reader.stop()
+        self.prediction_log.stop()
         await asyncio.to_thread(self.shipper.drain, self.settings.drain_seconds)
-        self._cancel_waits()  # the interpreter would wait for the reader's threads
+        self._cancel_waits()  # the interpreter would wait for the threads of the prediction log
         log.info("drained", extra={"waiting": self.journal.depth})
         self.journal.close()
 
@@ -159,7 +158,7 @@ def create_app(service: Service) -> ASGIApp:
     }
     codecs |= {f"{address}/infer": inference for address in v2.addresses(metadata)}
     hot = {
-        path: Predictions(path, codec, service.model, service.batcher, service.reader, service.metrics)
+        path: Predictions(path, codec, service.model, service.batcher, service.prediction_log, service.metrics)
         for path, codec in codecs.items()
     }
     cold = _cold_endpoints(service, schema, inference)
@@ -219,8 +218,7 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
     @app.get("/readyz", responses=unavailable)
     async def readyz() -> Health:
         """Report whether this process should get requests: it is not draining, and its journal is writable."""
-        if reason := service.not_ready_reason():
-            raise HTTPException(503, reason)
+        service.check_ready()
         return Health(status="ok")
 
     @app.get("/info")
@@ -234,7 +232,7 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
     async def logs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Logs:
         """Return the newest predictions from the log in PostgreSQL."""
         try:
-            rows = await service.reader.newest(limit)
+            rows = await service.prediction_log.newest(limit)
         except DatabaseUnavailable:
             detail = f"PostgreSQL is unavailable; {service.journal.depth} predictions wait in the journal"
             raise HTTPException(503, detail, {"retry-after": "2"}) from None
@@ -246,7 +244,7 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
         """Return the metrics in the Prometheus text format."""
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.include_router(v2.endpoints(metadata, service.not_ready_reason))
+    app.include_router(v2.endpoints(metadata, service.check_ready))
     _describe_predictions(app, metadata, schema, inference)
     return app
 

@@ -6,7 +6,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -60,27 +60,21 @@ class Metrics:
     def __init__(self, model: Model) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # _created series, which no rule reads
         self.registry = CollectorRegistry(auto_describe=True)
-
-        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
-            return Gauge(name, documentation, labels, registry=self.registry)
-
-        def counter(name: str, documentation: str, *labels: str) -> Counter:
-            return Counter(name, documentation, labels, registry=self.registry)
-
-        requests = counter("iris_requests", "Requests answered.", "method", "endpoint", "status")
+        gauge, counter = partial(Gauge, registry=self.registry), partial(Counter, registry=self.registry)
+        requests = counter("iris_requests", "Requests answered.", ["method", "endpoint", "status"])
         self._requests = cache(requests.labels)
         self._latency = Histogram(
             "iris_request_latency_seconds", "Time from the arrival of a request to its response.", "endpoint"
         )
         self.registry.register(self._latency)
-        predictions = counter("iris_predictions", "Predictions answered, by class.", "prediction")
+        predictions = counter("iris_predictions", "Predictions answered, by class.", ["prediction"])
         self._predictions = [predictions.labels(name) for name in model.metadata.classes]
         self._predicting = threading.Lock()
         self._prediction_latency = Histogram(
             "iris_prediction_latency_seconds", "Time from the arrival of a request to its prediction."
         )
         self.registry.register(self._prediction_latency)
-        errors = counter("iris_errors", "Responses with status 4xx (client) or 5xx (server).", "kind")
+        errors = counter("iris_errors", "Responses with status 4xx (client) or 5xx (server).", ["kind"])
         self._client_errors, self._server_errors = errors.labels("client"), errors.labels("server")
         self._rps = gauge("iris_rps", f"Requests per second, averaged over {RATE_WINDOW} s.")
         self._cpu = gauge("iris_cpu_usage_percent", "CPU usage of the process; 100 is one core.")
@@ -89,7 +83,7 @@ class Metrics:
             gauge("iris_memory_limit_mb", "Memory limit of the container (MiB).").set(limit / 2**20)
         gauge("iris_model_loaded", "1 when the model is loaded and verified.").set(1)
         metadata = model.metadata
-        info = gauge("iris_model_info", "The model that is served.", "name", "version", "algorithm", "sha256")
+        info = gauge("iris_model_info", "The model that is served.", ["name", "version", "algorithm", "sha256"])
         info.labels(metadata.name, metadata.version, metadata.algorithm, metadata.sha256).set(1)
         self._total = 0
         self._samples: deque[tuple[float, int, float]] = deque(maxlen=RATE_WINDOW + 1)

@@ -14,7 +14,7 @@ from service.asgi import Disconnected, RequestError, read_json_body, send_json
 from service.batcher import Batcher
 from service.metrics import Metrics, method_label
 from service.model import Model
-from service.reader import DatabaseUnavailable, Reader
+from service.prediction_log import DatabaseUnavailable, PredictionLog
 from service.schema import MAX_BODY_BYTES, Answer, Answers, Row, Schema
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Predictions:
     codec: Codec
     model: Model
     batcher: Batcher
-    reader: Reader
+    prediction_log: PredictionLog
     metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,7 +80,7 @@ class Predictions:
         except ValueError:
             raise RequestError(400, "Idempotency-Key must be a UUID") from None
         try:
-            answers, new = await self.reader.predict_idempotently(parsed, self.model, rows, started)
+            answers, new = await self.prediction_log.predict_idempotently(parsed, self.model, rows, started)
         except DatabaseUnavailable:
             # Only the log knows whether another pod has answered under this key. The client may safely retry.
             detail = "a request with Idempotency-Key needs PostgreSQL, which is unavailable; retry"

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 
 from service.asgi import JSON, RequestError
 from service.model_metadata import ModelMetadata
@@ -223,14 +222,10 @@ def not_found(metadata: ModelMetadata) -> str:
     )
 
 
-def endpoints(metadata: ModelMetadata, not_ready_reason: Callable[[], str | None]) -> APIRouter:
-    """Return all endpoints of the protocol except for inference. `not_ready_reason` is that of Service."""
+def endpoints(metadata: ModelMetadata, check_ready: Callable[[], None]) -> APIRouter:
+    """Return all endpoints of the protocol except for inference. `check_ready` is that of Service."""
     router = APIRouter()
     unavailable: dict[int | str, dict[str, Any]] = {503: {"model": ProtocolError, "description": "Not ready now."}}
-
-    def check_ready() -> None:
-        if reason := not_ready_reason():
-            raise HTTPException(503, reason)
 
     @router.get("/v2")
     @router.get("/v2/", include_in_schema=False)  # the path in the published OpenAPI document

@@ -15,8 +15,8 @@ from service.batcher import Batcher
 from service.journal import Journal
 from service.metrics import Metrics, memory_limit
 from service.model import Model
+from service.prediction_log import PredictionLog
 from service.predictions import FeaturesCodec, Predictions
-from service.reader import Reader
 from service.schema import Schema
 from service.shipper import Shipper
 from tests.support.running import SETOSA, RunningService, wait_until
@@ -225,7 +225,7 @@ def test_an_unexpected_exception_is_counted_as_a_server_error(model: Path, tmp_p
     never_started = Batcher(verified, journal, shipper, metrics, 1000)
     schema = Schema(verified.metadata.features)
     codec = FeaturesCodec(schema, schema.one)
-    endpoint = Predictions("/predict", codec, verified, never_started, Reader(""), metrics)
+    endpoint = Predictions("/predict", codec, verified, never_started, PredictionLog(""), metrics)
 
     async def post() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint)) as client:

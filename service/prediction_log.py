@@ -28,12 +28,12 @@ class DatabaseUnavailable(Exception):
     """PostgreSQL did not answer, or not in time."""
 
 
-class Reader:
+class PredictionLog:
     """Queries the PostgreSQL at `url` in its own threads, so that a hung server blocks no other request."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="reader")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prediction-log")
         self._local = threading.local()
 
     def stop(self) -> None:
