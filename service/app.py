@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -86,8 +85,8 @@ class LogEntry(BaseModel):
     prediction: int
     probability: float
     latency_ms: float
-    timestamp: datetime
-    created_at: datetime
+    timestamp: str
+    created_at: str
 
 
 class Logs(BaseModel):
@@ -236,7 +235,9 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
         except DatabaseUnavailable:
             detail = f"PostgreSQL is unavailable; {service.journal.depth} predictions wait in the journal"
             raise HTTPException(503, detail, {"retry-after": "2"}) from None
-        return Logs.model_validate({"count": len(rows), "logs": rows})
+        for row in rows:
+            row["timestamp"], row["created_at"] = row["timestamp"].isoformat(), row["created_at"].isoformat()
+        return Logs(count=len(rows), logs=[LogEntry(**row) for row in rows])
 
     @app.get("/metrics", response_class=Response)
     @app.get("/metrics-prometheus", response_class=Response)
