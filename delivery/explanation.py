@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 from delivery import kubernetes
@@ -37,6 +37,11 @@ BAD = frozenset({"Failed", "Error"})
 SIGNATURE_JOB = ("Job", "signature")
 SCRAPE = 5.0  # seconds between two scrapes of the router
 WIDEST = 160  # characters of a quoted line
+NEXT = """\
+Next:
+  Read the logs; the pods are kept until {delay} s after the revert:
+    kubectl logs --namespace={namespace} --selector=rollouts-pod-template-hash={version} --tail=100
+  Release a fixed image. This digest is rejected; only --override releases it again."""
 
 
 class Abort(NamedTuple):
@@ -100,7 +105,7 @@ def aborted(repository: Repository, environment: str) -> Abort | None:
     digest = rollouts.digest(rollout)
     stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
     try:
-        text = "\n".join(_explain(repository, environment, rollout, digest))
+        text = "\n\n".join(_explain(repository, environment, rollout, digest))
     except (LookupError, TypeError, ValueError) as error:  # the revert must not depend on the explanation
         text = f"Aborted. The status of the rollout could not be interpreted: {error!r}"
     return Abort(digest, stable, text)
@@ -159,14 +164,17 @@ def _metric(
         mark,
         value,
         limit=float(limit[1]) if limit else None,
-        stable=kubernetes.number(stable_query, _time(last["finishedAt"]).timestamp()) if comparable else None,
+        stable=kubernetes.number(stable_query, datetime.fromisoformat(last["finishedAt"]).timestamp())
+        if comparable
+        else None,
         details=(last["message"],) if value is None and last.get("message") else (),
     )
 
 
 def _explain(repository: Repository, environment: str, rollout: KubernetesObject, digest: str) -> Iterator[str]:
+    """Yield the paragraphs of an explanation."""
     status = rollout["status"]
-    version, when = status["currentPodHash"], _time(status["abortedAt"])
+    version, when = status["currentPodHash"], datetime.fromisoformat(status["abortedAt"])
     commits = [(commit, it) for commit, it in releases(repository, environment) if it and it.digest == digest]
     runs = kubernetes.analysis_runs(environment, version)
     if len(commits) > 1:  # the image was released before, and measured then
@@ -175,33 +183,26 @@ def _explain(repository: Repository, environment: str, rollout: KubernetesObject
 
     summary, evidence = _cause(environment, rollout, runs, failed)
     yield summary
-    yield ""
+    name, released = digest[:19], []
     if commits:
         commit, release = commits[0]
-        yield f"release   {release.name} in {environment}"
-        yield f"released  {commit.time:%Y-%m-%d %H:%M:%S} UTC by {commit.author}, commit {commit.sha[:10]}"
-    else:
-        yield f"release   {digest[:19]} in {environment}"
-    yield f"aborted   {when:%Y-%m-%d %H:%M:%S} UTC; the stable version serves all traffic"
-    yield ""
+        name = release.name
+        released = [f"released  {commit.time:%Y-%m-%d %H:%M:%S} UTC by {commit.author}, commit {commit.sha[:10]}"]
+    ended = f"aborted   {when:%Y-%m-%d %H:%M:%S} UTC; the stable version serves all traffic"
+    yield "\n".join([f"release   {name} in {environment}", *released, ended])
     if evidence:
-        yield from evidence
-        yield ""
+        yield "\n".join(evidence)
     yield f"Requests: {_requests(environment, rollout, runs, when)}"
-    yield ""
     log = readable(kubernetes.last_log_lines(environment, f"rollouts-pod-template-hash={version}", lines=20))[-5:]
     golden_failed = failed is not None and [metric["name"] for metric in failed["spec"]["metrics"]] == ["golden"]
     if log and not golden_failed:  # a wrong answer leaves no trace in the log
-        yield "Last log lines of the new version:"
-        yield from map(quoted, log)
-        yield ""
+        yield "\n".join(["Last log lines of the new version:", *map(quoted, log)])
     (strategy,) = rollout["spec"]["strategy"].values()
-    yield "Next:"
-    delay = strategy.get("scaleDownDelaySeconds", 30)
-    yield f"  Read the logs; the pods are kept until {delay} s after the revert:"
-    space = kubernetes.namespace(environment)
-    yield f"    kubectl logs --namespace={space} --selector=rollouts-pod-template-hash={version} --tail=100"
-    yield "  Release a fixed image. This digest is rejected; only --override releases it again."
+    yield NEXT.format(
+        delay=strategy.get("scaleDownDelaySeconds", 30),
+        namespace=kubernetes.namespace(environment),
+        version=version,
+    )
 
 
 def _cause(
@@ -328,8 +329,4 @@ def _phase(run: KubernetesObject) -> str:
 
 
 def _created(run: KubernetesObject) -> datetime:
-    return _time(run["metadata"]["creationTimestamp"])
-
-
-def _time(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return datetime.fromisoformat(run["metadata"]["creationTimestamp"])
