@@ -119,18 +119,13 @@ def _rollback_target(repository: Repository, environment: str, bad: Release, sta
 def _message(environment: str, wanted: Release, before: Release | None, *, rejected: bool) -> str:
     scores = ", ".join(f"{name} {value:.4g}" for name, value in wanted.metrics.items())
     supersedes = f"Supersedes {before.name}." if before else f"The first release in {environment}."
-    override = ["This release was rejected before and is released with --override."] if rejected else []
+    override = "This release was rejected before and is released with --override.\n" if rejected else ""
     metadata = wanted.metadata
-    lines = [
-        f"{environment}: {wanted.name}",
-        "",
-        f"{supersedes} Scores on held-out rows: {scores}.",
-        *override,
-        "",
-        f"Model-Version: {metadata['version']}",
-        f"Model-Run: {metadata['run_id']}",
-        f"Model-Sha256: {metadata['sha256']}",
-        f"Image-Digest: {wanted.digest}",
-        "",
-    ]
-    return "\n".join(lines)
+    return (
+        f"{environment}: {wanted.name}\n\n"
+        f"{supersedes} Scores on held-out rows: {scores}.\n{override}\n"
+        f"Model-Version: {metadata['version']}\n"
+        f"Model-Run: {metadata['run_id']}\n"
+        f"Model-Sha256: {metadata['sha256']}\n"
+        f"Image-Digest: {wanted.digest}\n"
+    )
