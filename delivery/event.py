@@ -2,22 +2,18 @@
 
 import json
 import re
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 from delivery.release import DIGEST, ENVIRONMENTS, IMAGE, ReleaseError
 
 LARGEST = 64 * 1024  # bytes
 
 
-class Event(NamedTuple):
-    """The sender claims that an image was aborted in an environment; git and the cluster have to confirm it."""
+def read(message: bytes) -> tuple[Literal["dev", "prod"], str]:
+    """Return the environment and the digest that a message claims to be aborted; git and the cluster confirm it.
 
-    environment: Literal["dev", "prod"]
-    digest: str
-
-
-def read(message: bytes) -> Event:
-    """Return the content of a message. Raises ReleaseError unless it reports an abort of this application."""
+    Raises ReleaseError unless the message reports an abort of this application.
+    """
     try:
         payload = json.loads(message)["client_payload"]
         namespace, rollout, image = (payload[name] for name in ("namespace", "rollout", "image"))
@@ -32,4 +28,4 @@ def read(message: bytes) -> Event:
             f"the message reports {str(rollout)[:40]!r} in {str(namespace)[:40]!r} with {str(image)[:120]!r}, "
             "which does not belong to this repository; nothing was changed"
         )
-    return Event(cast(Literal["dev", "prod"], environment[1]), digest[1])
+    return cast(Literal["dev", "prod"], environment[1]), digest[1]
