@@ -1,7 +1,7 @@
 """The data: loaded, checked against its contract, and split into training and test rows."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,41 +82,32 @@ def hold_out(features: Floats, labels: Ints) -> Ints:
 
 def check(data: Data) -> None:
     """Check the data against the contract. Raises ContractError for the first violation, with row and column."""
-    _check_shape(data)
-    _check_values(data.features)
-    _check_classes(data.labels)
-    _check_split(data)
+    for expected, found in _violations(data):
+        raise ContractError(expected, found)
 
 
-def _check_shape(data: Data) -> None:
-    if data.features.shape != (sum(ROWS), len(FEATURES)):
-        raise ContractError(f"{sum(ROWS)} rows of {len(FEATURES)} features", f"shape {data.features.shape}")
-    if data.labels.shape != (sum(ROWS),):
-        raise ContractError(f"{sum(ROWS)} labels", f"shape {data.labels.shape}")
-
-
-def _check_values(features: Floats) -> None:
+def _violations(data: Data) -> Iterator[tuple[str, str]]:
+    """Yield what is expected and what is found; a violation after the first may be a consequence of it."""
+    features, labels = data.features, data.labels
+    if features.shape != (sum(ROWS), len(FEATURES)):
+        yield f"{sum(ROWS)} rows of {len(FEATURES)} features", f"shape {features.shape}"
+    if labels.shape != (sum(ROWS),):
+        yield f"{sum(ROWS)} labels", f"shape {labels.shape}"
     for row, column in np.argwhere(~np.isfinite(features)):
-        raise ContractError(f"finite {FEATURES[column].name}", f"{features[row, column]} in row {row}")
+        yield f"finite {FEATURES[column].name}", f"{features[row, column]} in row {row}"
     for row, column in np.argwhere((features < LOW) | (features > HIGH)):
         name, low, high, _ = FEATURES[column]
-        raise ContractError(f"{name} from {low} to {high}", f"{features[row, column]} in row {row}")
-
-
-def _check_classes(labels: Ints) -> None:
+        yield f"{name} from {low} to {high}", f"{features[row, column]} in row {row}"
     for row in np.flatnonzero((labels < 0) | (labels >= len(CLASSES))):
-        raise ContractError(f"labels from 0 to {len(CLASSES) - 1}", f"{labels[row]} in row {row}")
-    _check_counts(labels, ROWS, "rows")
+        yield f"labels from 0 to {len(CLASSES) - 1}", f"{labels[row]} in row {row}"
+    yield from _wrong_counts(labels, ROWS, "rows")
+    yield from _wrong_counts(labels[data.test_rows], [TEST_ROWS] * len(CLASSES), "test rows")
+    group = groups(features)
+    for row in data.test_rows[np.isin(group[data.test_rows], group[data.train_rows])]:
+        yield "no test row among the training rows", f"test row {row}"
 
 
-def _check_counts(labels: Ints, expected: Sequence[int], rows: str) -> None:
+def _wrong_counts(labels: Ints, expected: Sequence[int], rows: str) -> Iterator[tuple[str, str]]:
     for name, wanted, count in zip(CLASSES, expected, np.bincount(labels, minlength=len(CLASSES)), strict=True):
         if count != wanted:
-            raise ContractError(f"{wanted} {rows} of {name}", f"{count}")
-
-
-def _check_split(data: Data) -> None:
-    _check_counts(data.labels[data.test_rows], [TEST_ROWS] * len(CLASSES), "test rows")
-    group = groups(data.features)
-    for row in data.test_rows[np.isin(group[data.test_rows], group[data.train_rows])]:
-        raise ContractError("no test row among the training rows", f"test row {row}")
+            yield f"{wanted} {rows} of {name}", f"{count}"
