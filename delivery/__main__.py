@@ -142,10 +142,7 @@ def watch(
     """
     repository = Repository(Path())
     digest = digest or changes.running(repository, environment).digest
-    try:
-        promoted = watch_release(repository, environment, digest, minutes * 60, typer.echo)
-    except TimeoutError as error:
-        raise ReleaseError(str(error)) from error
+    promoted = watch_release(repository, environment, digest, minutes * 60, typer.echo)
     typer.echo(f"next: python -m delivery {'status' if promoted else 'why'} {environment}")
     raise typer.Exit(0 if promoted else 1)
 

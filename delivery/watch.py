@@ -19,7 +19,7 @@ def watch_release(
 ) -> bool:
     """Wait until a release is promoted (True), or rolled back or refused (False), and report each change.
 
-    Raises TimeoutError if it is neither after `seconds`, ClusterUnavailable.
+    Raises ReleaseError if it is neither after `seconds`, ClusterUnavailable.
     """
     deadline, answered, applied, reported = time.monotonic() + seconds, -PATIENCE, False, ""
     while time.monotonic() < deadline:
@@ -44,7 +44,7 @@ def watch_release(
             say(f"{'promoted' if promoted else 'rolled back'}: {digest[:19]}")
             return promoted
         time.sleep(PAUSE)
-    raise TimeoutError(
+    raise ReleaseError(
         f"{digest[:19]} was neither promoted nor rolled back in {seconds / 60:.0f} minutes; "
         f"`python -m delivery status {environment}` shows its progress"
     )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import terminal
-from pipeline.errors import ModelRejected, PipelineError
+from pipeline.errors import PipelineError
 from pipeline.names import PRODUCTION_ALIAS, SEED, Algorithm
 
 REPOSITORY = Path(__file__).parents[1]
@@ -52,8 +52,13 @@ def train(
     with _session():
         from pipeline import training  # noqa: PLC0415
 
-        training.train(list(dict.fromkeys(algorithm or Algorithm)), seed, out, _registry_uri())
-        terminal.say("next", SERVE)
+        reasons = training.train(list(dict.fromkeys(algorithm or Algorithm)), seed, out, _registry_uri())
+        for reason in reasons:
+            terminal.fail(f"the gate rejected the model: {reason}")
+        terminal.say(
+            "next", f"compare the runs: mlflow ui --backend-store-uri {_registry_uri()}" if reasons else SERVE
+        )
+        raise typer.Exit(REJECTED if reasons else 0)
 
 
 @app.command()
@@ -110,11 +115,6 @@ def _session() -> Iterator[None]:
         os.environ.setdefault(name, value)
     try:
         yield
-    except ModelRejected as rejected:
-        for reason in rejected.reasons:
-            terminal.fail(f"the gate rejected the model: {reason}")
-        terminal.say("next", f"compare the runs: mlflow ui --backend-store-uri {_registry_uri()}")
-        raise typer.Exit(REJECTED) from None
     except (PipelineError, OSError) as error:
         terminal.fail(str(error))
         raise typer.Exit(ERROR) from None

@@ -8,15 +8,14 @@ import numpy as np
 from pipeline import data, evaluation, gate, model_folder, onnx_export, registry, terminal
 from pipeline.data import Data
 from pipeline.dataset import MODEL_NAME
-from pipeline.errors import ModelRejected
 from pipeline.evaluation import Evaluation
 from pipeline.names import PRODUCTION_ALIAS, Algorithm
 
 
-def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str) -> None:
+def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str) -> list[str]:
     """Train the candidates, register the winner, and export it. Raises PipelineError.
 
-    Raises ModelRejected if the gate rejects the winner; then nothing is registered or exported.
+    Return the gate's reasons to reject the winner; if there are any, nothing is registered or exported.
     """
     model_folder.require_model_folder(out)
     loaded = data.load()
@@ -31,7 +30,7 @@ def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str) -> No
             reasons = _judge(winner, onnx, loaded, seed)
             registry.log_verdict(winner, reasons)
         if reasons:
-            raise ModelRejected(reasons)
+            return reasons
         run_id, _ = runs[winner.algorithm]
         metadata = model_folder.describe(winner, loaded, onnx)
         number = registry.register(run_id, onnx, metadata, _tags(winner, loaded, seed, metadata["sha256"]))
@@ -39,6 +38,7 @@ def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str) -> No
         _export(number, out)
         registry.set_production(number)
         terminal.say("alias", f"{PRODUCTION_ALIAS} points to version {number}")
+    return []
 
 
 def export(version: int | None, alias: str, out: Path, uri: str) -> None:
