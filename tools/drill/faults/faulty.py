@@ -11,6 +11,8 @@ import time
 from collections import deque
 from itertools import count
 
+from fastapi import HTTPException
+
 import service.__main__ as serving
 from service.app import Service
 from service.batcher import Batcher
@@ -104,7 +106,11 @@ def swapped():
 
 def never_ready():
     """Answer 503 to every readiness probe."""
-    Service.not_ready_reason = lambda _: "the cache is empty"
+
+    def refuse(_):
+        raise HTTPException(503, "the cache is empty")
+
+    Service.check_ready = refuse
 
 
 FAULTS = {
