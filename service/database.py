@@ -46,9 +46,25 @@ FROM json_to_recordset(%s) AS record
      probability float8, latency_ms float8, time float8)
 ON CONFLICT (request_id) DO NOTHING
 """
+# Of records that were not inserted: those that differ from the row that has their request_id.
+CONFLICTS = """
+SELECT record::text
+FROM json_array_elements(%s) AS record
+JOIN json_to_record(record) AS new
+    (request_id text, model_name text, model_version text, features float8[], prediction int,
+     probability float8, latency_ms float8, time float8) ON true
+JOIN predictions AS old USING (request_id)
+WHERE (old.model_name, old.model_version, old.features, old.prediction, old.probability, old.latency_ms,
+       old.timestamp)
+    IS DISTINCT FROM (new.model_name, new.model_version, new.features, new.prediction, new.probability,
+       new.latency_ms, to_timestamp(new.time) AT TIME ZONE 'UTC')
+"""
 REJECT = """
 INSERT INTO predictions_rejected (request_id, record, reason)
-VALUES (%(record)s::jsonb ->> 'request_id', %(record)s, %(reason)s)
+SELECT CASE WHEN other.record <> new.record THEN 'another-' || md5(new.record::text)
+            ELSE new.record ->> 'request_id' END, new.record, %(reason)s
+FROM (SELECT %(record)s::jsonb AS record) AS new
+LEFT JOIN predictions_rejected AS other ON other.request_id = new.record ->> 'request_id'
 ON CONFLICT (request_id) DO NOTHING
 """
 NEWEST = """

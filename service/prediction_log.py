@@ -19,6 +19,9 @@ from service.batcher import predict
 from service.model import Model
 from service.schema import Answer, Row
 
+# Clients choose keys, and see the ids of other requests. A hash separates the two: otherwise a key that equals the
+# id of a prediction would take that prediction's place in the log.
+KEYS = uuid.UUID("c2a4a1b6-6f0e-5a3e-9d57-4c8f6f0b7a11")
 THREADS = 2
 WAIT_SECONDS = 2.0  # the longest a request waits for PostgreSQL; its statement may run on and ends by itself
 T = TypeVar("T")
@@ -87,9 +90,9 @@ def _newest(connection: Connection, limit: int) -> list[dict[str, Any]]:
 def _insert_or_read(
     connection: Connection, key: uuid.UUID, model: Model, rows: Sequence[Row], started: float
 ) -> tuple[list[Answer], bool]:
-    # The request_id of the first row is the key, and those of the others derive from it. The id after the last row
-    # is in the log if the key was used for a longer batch.
-    *request_ids, id_after_last = [str(key), *(str(uuid.uuid5(key, str(n))) for n in range(1, len(rows) + 1))]
+    # The id after the last row is in the log if the key was used for a longer batch.
+    of_key = uuid.uuid5(KEYS, str(key))
+    *request_ids, id_after_last = [str(uuid.uuid5(of_key, str(n))) for n in range(len(rows) + 1)]
     answers, records = predict(model, rows, [started] * len(rows), request_ids)
     with connection.cursor() as cursor:
         cursor.execute("BEGIN")

@@ -100,12 +100,20 @@ class Shipper:
         records = b"[" + b",".join(group.records[1:-1] for group in groups if group.size) + b"]"
         with connection.cursor() as cursor:
             try:
-                cursor.execute(database.INSERT, [records.decode()])
+                self._insert(cursor, records, sum(group.size for group in groups))
             except ROW_ERRORS as error:
                 if not database.rejects_row(error):
                     raise
                 for group in groups:
                     self._ship_one_by_one(cursor, group)
+
+    def _insert(self, cursor: psycopg2.extensions.cursor, records: bytes, size: int) -> None:
+        """Insert records. Skip those that PostgreSQL already has; reject other content under their ids."""
+        cursor.execute(database.INSERT, [records.decode()])
+        if cursor.rowcount < size:
+            cursor.execute(database.CONFLICTS, [records.decode()])
+            for (record,) in cursor.fetchall():
+                self._reject(cursor, record.encode(), "another prediction has this request_id")
 
     def _ship_one_by_one(self, cursor: psycopg2.extensions.cursor, group: Group) -> None:
         try:
@@ -115,14 +123,14 @@ class Shipper:
             return
         for record in map(bytes, records):
             try:
-                cursor.execute(database.INSERT, [f"[{record.decode()}]"])
+                self._insert(cursor, b"[" + record + b"]", 1)
             except ROW_ERRORS as error:
                 if not database.rejects_row(error):
                     raise
                 self._reject(cursor, record, error)
 
-    def _reject(self, cursor: psycopg2.extensions.cursor, record: bytes, error: Exception) -> None:
-        reason = str(error).strip()
+    def _reject(self, cursor: psycopg2.extensions.cursor, record: bytes, why: object) -> None:
+        reason = str(why).strip()
         try:
             cursor.execute(database.REJECT, {"record": record.decode(), "reason": reason})
         except ROW_ERRORS as again:

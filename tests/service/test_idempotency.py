@@ -41,14 +41,14 @@ def pods(
         yield [one, two]
 
 
-def test_the_key_is_the_request_id_and_is_logged_before_the_answer(
+def test_a_prediction_under_a_key_is_logged_before_the_answer(
     pods: list[RunningService], module_database: str, key: str
 ) -> None:
     response = pods[0].predict(**{HEADER: key})
-    assert (response.status_code, response.json()["request_id"]) == (200, key)
+    assert response.status_code == 200
     statement = "SELECT features, prediction, probability, latency_ms FROM predictions WHERE request_id = %s"
     answer = response.json()
-    assert query(module_database, statement, key) == [
+    assert query(module_database, statement, answer["request_id"]) == [
         (SETOSA, answer["prediction"], answer["probability"], answer["latency_ms"])
     ]
 
@@ -62,7 +62,7 @@ def test_a_repeat_gets_an_identical_answer(pods: list[RunningService], module_da
         pods[0].predict([5.10, 35e-1, 1.4, 0.2], **{HEADER: key.replace("-", "")}),
     ]
     assert {response.content for response in again} == {first.content}
-    assert _rows(module_database, key) == 1
+    assert _rows(module_database, first) == 1
 
 
 def test_a_repeat_at_another_pod_gets_the_first_answer_with_its_version(
@@ -71,7 +71,7 @@ def test_a_repeat_at_another_pod_gets_the_first_answer_with_its_version(
     first, again = (pod.predict(**{HEADER: key}) for pod in pods)
     assert pods[1].predict().json()["version"] == "newer"
     assert again.content == first.content
-    assert _rows(module_database, key) == 1
+    assert _rows(module_database, first) == 1
 
 
 def test_a_hundred_simultaneous_requests_to_both_pods_get_one_answer(
@@ -80,7 +80,7 @@ def test_a_hundred_simultaneous_requests_to_both_pods_get_one_answer(
     responses = _at_once(pods, key, {"features": SETOSA}, "/predict")
     assert {response.status_code for response in responses} == {200}
     assert len({response.content for response in responses}) == 1
-    assert _rows(module_database, key) == 1
+    assert _rows(module_database, responses[0]) == 1
 
 
 def test_a_batch_gets_the_same_answers_from_both_pods(
@@ -91,8 +91,7 @@ def test_a_batch_gets_the_same_answers_from_both_pods(
     assert {response.status_code for response in responses} == {200}
     assert len({response.content for response in responses}) == 1
     ids = [answer["request_id"] for answer in responses[0].json()["predictions"]]
-    assert ids[0] == key
-    assert len(set(ids)) == 3
+    assert len({*ids, key}) == 4
     assert _all_rows(module_database) == before + 3
 
 
@@ -109,13 +108,13 @@ def test_a_repeated_batch_of_1000_rows_gets_an_identical_answer(
 def test_another_row_under_the_same_key_gets_409(
     pods: list[RunningService], module_database: str, key: str
 ) -> None:
-    pods[0].predict(**{HEADER: key})
+    first = pods[0].predict(**{HEADER: key})
     for pod in pods:
         for row in (OTHER, [*SETOSA[:3], 0.3]):
             response = pod.predict(row, **{HEADER: key})
             assert response.status_code == 409
             assert "Idempotency-Key" in response.json()["detail"]
-    assert _rows(module_database, key) == 1
+    assert _rows(module_database, first) == 1
 
 
 @pytest.mark.parametrize(
@@ -139,8 +138,31 @@ def test_of_two_simultaneous_bodies_under_one_key_one_gets_409(
         key = str(uuid.uuid4())
         with ThreadPoolExecutor(2) as pool:
             responses = list(pool.map(lambda pod, row: pod.predict(row, **{HEADER: key}), pods, (SETOSA, OTHER)))  # noqa: B023
-        assert sorted(response.status_code for response in responses) == [200, 409]
-        assert _rows(module_database, key) == 1
+        answered, refused = sorted(responses, key=lambda response: response.status_code)
+        assert (answered.status_code, refused.status_code) == (200, 409)
+        assert _rows(module_database, answered) == 1
+
+
+def test_a_key_equal_to_the_id_of_another_prediction_takes_no_place_in_the_log(
+    service: RunningService, database: str
+) -> None:
+    # At once: the journal has not shipped the first prediction yet.
+    for _ in range(20):
+        first = service.predict()
+        under_key = service.predict(OTHER, **{HEADER: first.json()["request_id"]})
+        assert under_key.status_code == 200
+        service.wait_shipped()
+        assert (_rows(database, first), _rows(database, under_key)) == (1, 1)
+    assert _all_rows(database) == 40
+
+
+def test_a_key_equal_to_the_id_of_a_row_of_a_batch_is_a_key_of_its_own(
+    pods: list[RunningService], key: str
+) -> None:
+    batch = _batch(pods[0], key, [SETOSA, OTHER]).json()["predictions"]
+    for row in batch:
+        assert pods[0].predict([6.0, 2.9, 4.5, 1.5], **{HEADER: row["request_id"]}).status_code == 200
+    assert _batch(pods[1], key, [SETOSA, OTHER]).json()["predictions"] == batch
 
 
 def test_a_malformed_request_does_not_use_its_key(pods: list[RunningService], key: str) -> None:
@@ -214,8 +236,9 @@ def _at_once(
         return list(pool.map(send, range(count)))
 
 
-def _rows(database: str, key: str) -> int:
-    ((count,),) = query(database, "SELECT count(*) FROM predictions WHERE request_id = %s", key)
+def _rows(database: str, response: httpx.Response) -> int:
+    statement = "SELECT count(*) FROM predictions WHERE request_id = %s"
+    ((count,),) = query(database, statement, response.json()["request_id"])
     return int(count)
 
 

@@ -324,6 +324,30 @@ def test_a_rejected_row_is_stored_and_counted_once_even_if_the_connection_breaks
     assert [line.levelname for line in caplog.records].count("ERROR") == 1
 
 
+def test_other_content_under_an_id_of_the_log_is_rejected_and_the_same_content_is_not(
+    journal: Journal, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(journal, "first", "second")
+    with shipping(journal, database):
+        wait_until(is_empty(journal), "the groups to be shipped")
+    put(journal, "first", "new", "second")  # as after a crash
+    put(journal, "first", features=[6.5, 3.0, 5.8, 2.2])
+    put(journal, "second", latency_ms=0.3)
+    put(journal, "second", time=1.8e9)
+    with shipping(journal, database) as shipper:
+        wait_until(is_empty(journal), "the groups to be shipped")
+    assert query(database, "SELECT request_id FROM predictions ORDER BY id") == [("first",), ("second",), ("new",)]
+    rejected = query(database, "SELECT record, reason FROM predictions_rejected ORDER BY id")
+    assert [(record["request_id"], record["latency_ms"], record["time"]) for record, _ in rejected] == [
+        ("first", 0.21, 1.7e9),
+        ("second", 0.3, 1.7e9),
+        ("second", 0.21, 1.8e9),
+    ]
+    assert {reason for _, reason in rejected} == {"another prediction has this request_id"}
+    assert shipper.rejected == 3
+    assert [line.levelname for line in caplog.records].count("ERROR") == 3
+
+
 def test_draining_ships_the_rest_and_ends_the_thread(journal: Journal, database: str) -> None:
     shipper = Shipper(journal, database)
     shipper.start()
