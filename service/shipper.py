@@ -81,6 +81,7 @@ class Shipper:
     def _ship_until_drained(self, connection: psycopg2.extensions.connection) -> None:
         if self.error:
             log.info("shipping to PostgreSQL", extra={"waiting": self._journal.depth})
+            self._warn_of_short_ids(connection)
         self.error = None
         while True:
             self._wake.clear()
@@ -95,6 +96,12 @@ class Shipper:
                 return
             self._wake.wait()
             self._stopping.wait(LINGER_SECONDS)
+
+    def _warn_of_short_ids(self, connection: psycopg2.extensions.connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(database.HAS_SHORT_IDS)
+            if cursor.fetchall():
+                log.warning("the ids in predictions end at 2147483647", extra={"command": database.MIGRATE})
 
     def _ship(self, connection: psycopg2.extensions.connection, groups: list[Group]) -> None:
         records = b"[" + b",".join(group.records[1:-1] for group in groups if group.size) + b"]"
