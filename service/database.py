@@ -12,6 +12,20 @@ from service.schema import Record
 
 STATEMENT_SECONDS = 10  # longer than any statement here takes: a server that is silent for so long is hung
 
+# The server's own limits, shorter than STATEMENT_SECONDS, so that nothing goes on when the client has given up.
+# Otherwise each retry against a locked table would hold one more of PostgreSQL's connections. created_at is in the
+# session's time zone, and floats have to be read as they were written. Older servers lack some of these settings.
+SESSION = """
+SELECT set_config(name, value, false) FROM (VALUES
+    ('statement_timeout', '8s'),
+    ('lock_timeout', '5s'),
+    ('idle_in_transaction_session_timeout', '10s'),
+    ('client_connection_check_interval', '1s'),
+    ('TimeZone', 'UTC'),
+    ('extra_float_digits', '1')
+) AS session (name, value) WHERE current_setting(name, true) IS NOT NULL
+"""
+
 # Advisory lock around CREATE TABLE: the pods of a release start at the same time.
 SCHEMA_LOCK = 0x1815
 SCHEMA = """
@@ -98,11 +112,9 @@ FROM predictions WHERE request_id = ANY(%s)
 
 def connect(url: str) -> psycopg2.extensions.connection:
     """Connect to the log in autocommit mode and UTC, and create missing tables. Raises psycopg2.Error."""
-    connection = psycopg2.connect(url, application_name="iris", tcp_user_timeout=10_000)
-    connection.autocommit = True
+    connection = _open(url, "iris")
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SET TIME ZONE 'UTC'")  # created_at is in the time zone of the session
             # A user without the right to create tables can use existing ones.
             cursor.execute(TABLES_EXIST)
             if cursor.fetchall() != [(True,)]:
@@ -119,7 +131,7 @@ def newest_of(url: str, name: str, version: str, rows: int) -> list[tuple[list[f
 
     The session is read-only and creates no table. Raises psycopg2.Error.
     """
-    connection = psycopg2.connect(url, application_name="iris-drift", tcp_user_timeout=10_000)
+    connection = _open(url, "iris-drift")
     try:
         connection.set_session(readonly=True)
         with connection.cursor() as cursor:
@@ -127,6 +139,18 @@ def newest_of(url: str, name: str, version: str, rows: int) -> list[tuple[list[f
             return cursor.fetchall()
     finally:
         connection.close()
+
+
+def _open(url: str, name: str) -> psycopg2.extensions.connection:
+    connection = psycopg2.connect(url, application_name=name, tcp_user_timeout=10_000)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(SESSION)
+    except psycopg2.Error:
+        connection.close()
+        raise
+    return connection
 
 
 def bound_waits() -> Callable[[], None]:

@@ -6,6 +6,7 @@ import resource
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -255,6 +256,45 @@ def test_all_waits_can_be_cancelled_at_once(database: str, silent: str, cancel_w
             with pytest.raises(psycopg2.OperationalError, match="the service is shutting down"):
                 wait.result()
         assert time.monotonic() - started < db.STATEMENT_SECONDS
+
+
+def test_floats_are_read_as_they_were_written_whatever_the_database_is_set_to(database: str) -> None:
+    name = psycopg2.extensions.parse_dsn(database)["dbname"]
+    query(database, f"ALTER DATABASE {name} SET extra_float_digits = 0")
+    insert(database, {**RECORD, "probability": 0.1 + 0.2})
+    with closing(db.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute(db.BY_REQUEST_ID, [["one"]])
+        assert [row[5] for row in cursor.fetchall()] == [0.1 + 0.2]
+
+
+def test_a_locked_table_does_not_take_more_connections_with_time(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    backends = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'iris' AND datname = current_database()"
+    )
+    insert(database, RECORD)
+    with RunningService(model, database, tmp_path / "journal") as service, ThreadPoolExecutor(2) as pool:
+        with closing(psycopg2.connect(database)) as locking, locking.cursor() as cursor:
+            cursor.execute("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE")
+            ends = time.monotonic() + 1.6 * db.STATEMENT_SECONDS
+
+            def request_under_keys(_: int) -> set[int]:
+                statuses = set()
+                while time.monotonic() < ends:
+                    statuses.add(service.predict(**{"Idempotency-Key": str(uuid.uuid4())}).status_code)
+                return statuses
+
+            statuses = [pool.submit(request_under_keys, number) for number in range(2)]
+            most = 0
+            while time.monotonic() < ends:
+                assert service.predict().status_code == 200
+                most = max(most, query(database, backends)[0][0])
+                time.sleep(0.2)
+            assert [future.result() for future in statuses] == [{503}, {503}]
+        service.wait_shipped()
+    assert most <= 3  # the shipper's, and one for each thread of PredictionLog
+    assert query(database, "SELECT * FROM predictions_rejected") == []
 
 
 @pytest.mark.usefixtures("cancel_waits")
