@@ -5,12 +5,14 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from service import logs
 from service.app import Service, create_app
+from service.http_protocol import HttpProtocol
 from service.journal import JournalError
 from service.model_metadata import ModelError
 from service.settings import Settings, SettingsError, cannot_listen, from_environ
@@ -51,7 +53,7 @@ def main() -> int:
         create_app(service),
         interface="asgi3",
         loop="uvloop",
-        http="httptools",
+        http=partial(HttpProtocol, service.metrics),  # type: ignore[arg-type]  # uvicorn calls it like a class
         ws="none",
         log_config=None,
         access_log=False,
