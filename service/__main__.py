@@ -40,7 +40,10 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def main() -> int:
-    """Serve until SIGTERM; return 0 after the drain. If the service cannot start, print one line and return 1."""
+    """Serve until SIGTERM; return 0 when PostgreSQL has the whole journal, otherwise 1.
+
+    If the service cannot start, print one line and return 1.
+    """
     try:
         settings = from_environ(os.environ)
         logs.set_up(settings.log_level)
@@ -71,7 +74,7 @@ def main() -> int:
     gc.freeze()  # the garbage collector need not traverse the objects from startup again
     server = Server(config, service)
     server.run([listener])
-    return 0 if server.started else 1
+    return 0 if server.started and not service.journal.depth else 1
 
 
 if __name__ == "__main__":

@@ -135,7 +135,11 @@ class Service:
         self.prediction_log.stop()
         await asyncio.to_thread(self.shipper.drain, self.settings.drain_seconds)
         self._cancel_waits()  # the interpreter would wait for the threads of the prediction log
-        log.info("drained", extra={"waiting": self.journal.depth})
+        if waiting := self.journal.depth:
+            # In a cluster the journal is deleted with its pod.
+            log.error("stopped before PostgreSQL has the whole journal", extra={"waiting": waiting})
+        else:
+            log.info("drained", extra={"waiting": 0})
         self.journal.close()
 
     async def _tick(self) -> None:

@@ -724,7 +724,10 @@ def test_a_service_stopped_without_postgresql_ends_in_time_and_keeps_its_journal
                 load.wait_for(100)
             assert waiting(service) > 0
             started = time.monotonic()
-            assert service.stop() == 0
+            assert service.stop() == 1
+            (line,) = log_lines(service, "ERROR")
+            assert line["message"] == "stopped before PostgreSQL has the whole journal"
+            assert line["waiting"] == len(load.acknowledged)
             # A second or two on an idle machine. It must not wait for the timeout of a statement, which is 10 s.
             assert time.monotonic() - started < 7
             assert in_journal(service.journal) == len(load.acknowledged)
