@@ -6,13 +6,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,6 +30,7 @@ from service.settings import Settings
 from service.shipper import Shipper
 
 log = logging.getLogger(__name__)
+MAX_ID = 2**63 - 1  # of BIGINT
 STUCK_SECONDS = 5.0  # a group of predictions takes milliseconds, unless the disk hangs
 
 # For /openapi.json.
@@ -74,6 +76,14 @@ class Info(BaseModel):
     pod_template_hash: str
 
 
+class LogPage(BaseModel):
+    """The parameters of /logs."""
+
+    model_config = ConfigDict(extra="forbid")
+    limit: int = Field(100, ge=1, le=1000)
+    before: int | None = Field(None, ge=1, le=MAX_ID, description="only rows with a smaller id: the next page")
+
+
 class LogEntry(BaseModel):
     """A row of the prediction log. Times are in UTC."""
 
@@ -85,8 +95,8 @@ class LogEntry(BaseModel):
     prediction: int
     probability: float
     latency_ms: float
-    timestamp: str
-    created_at: str
+    timestamp: datetime
+    created_at: datetime
 
 
 class Logs(BaseModel):
@@ -232,15 +242,13 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
         return Info(model_name=metadata.name, environment=service.settings.environment, **model, **own)
 
     @app.get("/logs", responses={**unavailable, 422: {"model": Problem}})
-    async def logs(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Logs:
+    async def logs(page: Annotated[LogPage, Query()]) -> Logs:
         """Return the newest predictions from the log in PostgreSQL."""
         try:
-            rows = await service.prediction_log.newest(limit)
+            rows = await service.prediction_log.newest(page.limit, page.before or MAX_ID)
         except DatabaseUnavailable:
             detail = f"PostgreSQL is unavailable; {service.journal.depth} predictions wait in the journal"
             raise HTTPException(503, detail, {"retry-after": "2"}) from None
-        for row in rows:
-            row["timestamp"], row["created_at"] = row["timestamp"].isoformat(), row["created_at"].isoformat()
         return Logs(count=len(rows), logs=[LogEntry(**row) for row in rows])
 
     @app.get("/metrics", response_class=Response)
@@ -259,7 +267,12 @@ def _handle_errors(app: FastAPI, metadata: ModelMetadata) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        detail = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
+        detail = "; ".join(
+            "unknown parameter"  # its name would quote the client
+            if problem["type"] == "extra_forbidden"
+            else f"{problem['loc'][-1]}: {problem['msg']}"
+            for problem in error.errors()
+        )
         return JSONResponse({"detail": detail}, 422)
 
     @app.exception_handler(HTTPException)

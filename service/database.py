@@ -93,8 +93,9 @@ ON CONFLICT (request_id) DO NOTHING
 """
 NEWEST = """
 SELECT id, request_id, model_name, model_version, array_to_string(features, ' ') AS features, prediction,
-       probability, latency_ms, timestamp, created_at
-FROM predictions ORDER BY id DESC LIMIT %s
+       probability, latency_ms, timestamp AT TIME ZONE 'UTC' AS timestamp,
+       created_at AT TIME ZONE 'UTC' AS created_at
+FROM predictions WHERE id < %(before)s ORDER BY id DESC LIMIT %(limit)s
 """
 # A canary serves one request in ten, so its newest `rows` are among the newest 10 * `rows` of the log. The search
 # ends there, because a long log may have no row of this version at all.

@@ -50,6 +50,8 @@ class Journal:
         self._path = folder / "journal.sqlite"
         self._max_mib = max_mib
         self._owner = _lock_folder(folder)
+        # The wall clock of this moment, going on at its own pace: ages must not change when a clock is set.
+        self._started = time.time() - time.monotonic()
         self._lock = threading.Lock()  # SQLite allows one writer at a time; a lock is cheaper than its polling
         self.quarantined = False
         if reason := _wal_damage(self._path):
@@ -61,9 +63,11 @@ class Journal:
                 raise JournalError(f"cannot write the journal {self._path}: {error}") from error
             self._quarantine(("", "-wal", "-shm"), str(error))
             self._open()
-        self.depth, self._last, self._oldest = self._writer.execute(
-            "SELECT coalesce(sum(size), 0), coalesce(max(id), 0), coalesce(min(created), 0) FROM groups"
+        self.depth, self._last, self._oldest, newest = self._writer.execute(
+            "SELECT coalesce(sum(size), 0), coalesce(max(id), 0), coalesce(min(created), 0), "
+            "coalesce(max(created), 0) FROM groups"
         ).fetchone()
+        self._started = max(self._started, newest - time.monotonic())  # the clock was set back while nothing ran
         self.written = 0
         self.shipped = 0
         self.error: str | None = None
@@ -71,7 +75,7 @@ class Journal:
 
     def append(self, records: bytes, size: int) -> None:
         """Store a group on disk. On failure raises sqlite3.Error and stores nothing of it."""
-        created = time.time()
+        created = self._now()
         try:
             with self._lock:
                 if self._closed:
@@ -127,7 +131,7 @@ class Journal:
     def oldest_age(self) -> float:
         """Return how long the oldest unshipped group has been waiting (seconds), 0 when the journal is empty."""
         # Without the lock: the event loop calls this, and a slow disk may hold the lock for long.
-        return max(0.0, time.time() - self._oldest) if self.depth else 0.0
+        return self._now() - self._oldest if self.depth else 0.0
 
     def probe(self) -> None:
         """Test whether a journal that failed is writable again, with an empty group of the same size."""
@@ -142,6 +146,9 @@ class Journal:
             self._shipper.close()
             self._writer.close()
             os.close(self._owner)
+
+    def _now(self) -> float:
+        return self._started + time.monotonic()
 
     def _open(self) -> None:
         self._closed = True

@@ -43,9 +43,9 @@ class PredictionLog:
         """Accept no more queries."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def newest(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest `limit` predictions, newest first. Raises DatabaseUnavailable."""
-        return await self._run(lambda connection: _newest(connection, limit))
+    async def newest(self, limit: int, before: int) -> list[dict[str, Any]]:
+        """Return the newest `limit` predictions below id `before`, newest first. Raises DatabaseUnavailable."""
+        return await self._run(lambda connection: _newest(connection, limit, before))
 
     async def predict_idempotently(
         self, key: uuid.UUID, model: Model, rows: Sequence[Row], started: float
@@ -81,9 +81,9 @@ class PredictionLog:
                     raise
 
 
-def _newest(connection: Connection, limit: int) -> list[dict[str, Any]]:
+def _newest(connection: Connection, limit: int, before: int) -> list[dict[str, Any]]:
     with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
-        cursor.execute(database.NEWEST, [limit])
+        cursor.execute(database.NEWEST, {"limit": limit, "before": before})
         return [dict(row) for row in cursor.fetchall()]
 
 
@@ -114,4 +114,8 @@ def _insert_or_read(
 
 def _to_answer(row: tuple[Any, ...], classes: Sequence[str]) -> Answer:
     request_id, name, version, _, prediction, probability, latency = row
+    if prediction >= len(classes):
+        raise RequestError(
+            409, f"the first answer, by {name} {version}, has a class that this version does not know"
+        )
     return Answer(prediction, classes[prediction], probability, latency, name, version, request_id)

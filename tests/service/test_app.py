@@ -101,12 +101,34 @@ def test_logs_are_newest_first_and_at_most_limit(shared_service: RunningService)
         assert ids == sorted(ids, reverse=True)
 
 
+def test_logs_are_read_page_by_page(shared_service: RunningService) -> None:
+    _batch(shared_service, _rows(25))
+    shared_service.wait_shipped()
+    newest = [row["id"] for row in shared_service.client.get("/logs", params={"limit": 25}).json()["logs"]]
+    pages: list[int] = []
+    while len(pages) < 25:
+        parameters = {"limit": 10, **({"before": pages[-1]} if pages else {})}
+        pages += [row["id"] for row in shared_service.client.get("/logs", params=parameters).json()["logs"]]
+    assert pages[:25] == newest
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"offset": 10}, {"MARK": 1}, {"limit": 0}, {"before": 0}, {"before": 2**63}]
+)
+def test_parameters_of_logs_that_would_be_ignored_are_refused(
+    shared_service: RunningService, parameters: dict[str, int]
+) -> None:
+    response = shared_service.client.get("/logs", params=parameters)
+    assert response.status_code == 422
+    assert "MARK" not in response.text
+
+
 def test_a_logged_row_has_the_model_and_the_time_in_utc(
     shared_service: RunningService, metadata: dict[str, Any]
 ) -> None:
-    before = datetime.now(UTC).replace(tzinfo=None)
+    before = datetime.now(UTC)
     answer = shared_service.predict().json()
-    after = datetime.now(UTC).replace(tzinfo=None)
+    after = datetime.now(UTC)
     shared_service.wait_shipped()
     (row,) = shared_service.client.get("/logs", params={"limit": 1}).json()["logs"]
     assert row["request_id"] == answer["request_id"]
@@ -125,7 +147,7 @@ def test_times_in_the_log_are_utc_in_any_time_zone_of_the_database(
         service.predict()
         service.predict(**{"Idempotency-Key": str(uuid.uuid4())})
         service.wait_shipped()
-        now = datetime.now(UTC).replace(tzinfo=None)
+        now = datetime.now(UTC)
         for row in service.client.get("/logs").json()["logs"]:
             for column in ("timestamp", "created_at"):
                 assert abs(datetime.fromisoformat(row[column]) - now) < timedelta(minutes=5)
