@@ -35,10 +35,10 @@ STUCK_SECONDS = 5.0  # a group of predictions takes milliseconds, unless the dis
 
 # For /openapi.json.
 ERRORS = {
-    "400": "The body is not JSON or not a valid tensor, or Idempotency-Key is not a UUID.",
+    "400": "The body is not JSON or not a valid tensor, or Idempotency-Key is not a UUID or occurs twice.",
     "409": "The Idempotency-Key was used with another body.",
     "413": "The body is larger than 64 KiB.",
-    "415": "The content type is not application/json.",
+    "415": "The content type is not application/json, or the body is compressed.",
     "422": "A field is missing, unknown, of the wrong type or out of bounds; detail names it.",
     "503": "Too many requests are waiting, or the log cannot be written; retry after Retry-After.",
 }
@@ -198,10 +198,14 @@ async def _observed(cold: FastAPI, metrics: Metrics, scope: Scope, receive: Rece
             message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
         await send(message)
 
+    # uvicorn sends no body in answer to HEAD: its own scope keeps the method.
+    handled = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
     try:
-        await cold(scope, receive, observe)
+        await cold(handled, receive, observe)
+    except Exception:  # after the answer, which is that of _internal_error
+        log.exception("failed")
     finally:
-        route = scope.get("route")
+        route = handled.get("route")
         endpoint = getattr(route, "path", None) or "other"
         method = method_label(scope["method"])
         metrics.count_request(method, endpoint, status, time.perf_counter() - started)
@@ -274,6 +278,10 @@ def _handle_errors(app: FastAPI, metadata: ModelMetadata) -> None:
             for problem in error.errors()
         )
         return JSONResponse({"detail": detail}, 422)
+
+    @app.exception_handler(Exception)
+    async def _internal_error(request: Request, _: Exception) -> JSONResponse:
+        return await _http(request, HTTPException(500, "the request failed"))
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:

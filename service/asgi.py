@@ -26,8 +26,10 @@ async def read_json_body(
 ) -> bytes:
     """Return the body of a JSON request.
 
-    Raises RequestError with 415 (not JSON) or 413 (more than `limit` bytes), and Disconnected.
+    Raises RequestError with 415 (not JSON, or compressed) or 413 (more than `limit` bytes), and Disconnected.
     """
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise RequestError(415, "content-encoding must be identity; send the body uncompressed")
     content_type = headers.get(b"content-type", default_content_type)
     if content_type != b"application/json" and content_type.partition(b";")[0].strip().lower() != JSON[1]:
         raise RequestError(415, "content-type must be application/json")

@@ -1,6 +1,7 @@
 """The hot path, in plain ASGI: decode a request for predictions, predict, and encode the response."""
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -55,11 +56,11 @@ class Predictions:
             headers = dict(scope["headers"])
             body = await read_json_body(headers, receive, MAX_BODY_BYTES, self.codec.default_content_type)
             rows, context = self.codec.decode(body)
-            key = headers.get(b"idempotency-key")
-            if key is None:
-                answers = await self.batcher.answer(rows, started)
+            if b"idempotency-key" in headers:
+                keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
+                answers = await self._predict_idempotently(keys, rows, started)
             else:
-                answers = await self._predict_idempotently(key, rows, started)
+                answers = await self.batcher.answer(rows, started)
         except Disconnected:
             return
         except RequestError as error:
@@ -74,9 +75,13 @@ class Predictions:
         if log.isEnabledFor(logging.DEBUG):
             log.debug("answered", extra={"endpoint": self.path, "request_id": answers[0].request_id})
 
-    async def _predict_idempotently(self, key: bytes, rows: Sequence[Row], started: float) -> list[Answer]:
+    async def _predict_idempotently(
+        self, keys: Sequence[bytes], rows: Sequence[Row], started: float
+    ) -> list[Answer]:
         try:
-            parsed = uuid.UUID(key.decode("ascii"))
+            (key,) = keys
+            # In the draft of the IETF (draft-ietf-httpapi-idempotency-key-header) the key is a quoted string.
+            parsed = uuid.UUID(re.sub(r'^"(.*)"$', r"\1", key.decode("ascii")))
         except ValueError:
             raise RequestError(400, "Idempotency-Key must be a UUID") from None
         try:

@@ -1,5 +1,7 @@
 """The endpoints over HTTP."""
 
+import asyncio
+import gzip
 import json
 import random
 import uuid
@@ -8,9 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg2
 import pytest
 
+from service.app import Service, create_app
+from service.settings import Settings
 from tests.support.running import SETOSA, RunningService
 
 
@@ -209,6 +214,48 @@ def test_an_unknown_path_or_method_gets_a_detail(
     assert list(response.json()) == ["detail"]
     assert "MARK" not in f"{response.headers}{response.text}"
     assert ("allow" in response.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/info", "/logs", "/metrics", "/docs", "/v2", "/nowhere"])
+def test_head_is_answered_like_get_without_a_body(shared_service: RunningService, path: str) -> None:
+    head, get = shared_service.client.head(path), shared_service.client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/v2/models/iris-classifier/infer"])
+def test_a_compressed_body_gets_415(shared_service: RunningService, path: str) -> None:
+    body = gzip.compress(json.dumps({"features": SETOSA}).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = shared_service.client.post(path, content=body, headers=headers)
+    assert response.status_code == 415
+    assert "content-encoding" in response.text
+
+
+def test_an_unhandled_error_of_any_route_is_json_and_counted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(Settings(database_url="postgresql://localhost", model_dir=model, journal_dir=tmp_path))
+    monkeypatch.setattr("service.pod.read", lambda _: 1 / 0)
+    monkeypatch.setattr(service.metrics, "exposition", lambda: 1 / 0)
+    monkeypatch.setattr(service, "check_ready", lambda: 1 / 0)
+    app = create_app(service)
+
+    async def get(path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+            return await client.get(f"http://x{path}")
+
+    for path, field in (
+        ("/info", "detail"),
+        ("/metrics", "detail"),
+        ("/readyz", "detail"),
+        ("/v2/health/ready", "error"),
+    ):
+        response = asyncio.run(get(path))
+        assert (response.status_code, response.json()) == (500, {field: "the request failed"})
+        uuid.UUID(response.headers["x-request-id"])
+    service.journal.close()
+    assert service.metrics.registry.get_sample_value("iris_errors_total", {"kind": "server"}) == 4
 
 
 @pytest.mark.parametrize(

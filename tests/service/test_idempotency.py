@@ -165,6 +165,18 @@ def test_a_key_equal_to_the_id_of_a_row_of_a_batch_is_a_key_of_its_own(
     assert _batch(pods[1], key, [SETOSA, OTHER]).json()["predictions"] == batch
 
 
+def test_a_key_may_be_quoted(pods: list[RunningService], key: str) -> None:
+    first = pods[0].predict(**{HEADER: key})
+    assert pods[1].predict(**{HEADER: f'"{key}"'}).content == first.content
+
+
+def test_two_keys_or_another_text_get_400(pods: list[RunningService], key: str) -> None:
+    two = httpx.Headers([(HEADER, key), (HEADER, str(uuid.uuid4()))])
+    assert pods[0].client.post("/predict", json={"features": SETOSA}, headers=two).status_code == 400
+    for value in ("", '"', '""', f'"{key}', f'""{key}""', f"{key}, {key}"):
+        assert pods[0].predict(**{HEADER: value}).status_code == 400
+
+
 def test_a_malformed_request_does_not_use_its_key(pods: list[RunningService], key: str) -> None:
     assert pods[0].predict([1], **{HEADER: key}).status_code == 422
     assert pods[0].predict(**{HEADER: key}).status_code == 200
