@@ -32,9 +32,14 @@ class Server(uvicorn.Server):
 
 
 def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    is_ipv6 = ":" in settings.host
+    family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+    # `::` also accepts IPv4, as a dual-stack cluster and the image's health check expect.
+    both = settings.host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return socket.create_server(
+            (settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=both
+        )
     except OSError as error:
         raise cannot_listen(settings, error) from error
 

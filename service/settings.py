@@ -1,6 +1,5 @@
 """Configuration: one frozen class, built from environment variables."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -80,8 +79,10 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 
 def cannot_listen(settings: Settings, error: OSError) -> SettingsError:
     """Return the error for a host and port that the process cannot listen on."""
+    # os.strerror does not know the numbers of getaddrinfo; and the socket module appends the address once more.
+    reason = str(error.strerror).partition(" (while")[0]
     return SettingsError(
-        f"cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}; "
+        f"cannot listen on {settings.host}:{settings.port}: {reason}; "
         "set IRIS_HOST and IRIS_PORT to another address"
     )
 

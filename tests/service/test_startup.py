@@ -9,6 +9,7 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.running import ROOT, SETOSA, RunningService, environment, free_port
@@ -57,6 +58,24 @@ def test_a_journal_in_use_by_another_process_is_left_alone(
     error = _startup_error(model, tmp_path, {"IRIS_JOURNAL_DIR": str(shared_service.journal)})
     assert f"{shared_service.journal} is in use by another process" in error
     assert shared_service.predict().status_code == 200
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "localhost"])
+def test_a_host_may_be_of_either_family(model: Path, database: str, tmp_path: Path, host: str) -> None:
+    service = RunningService(model, database, tmp_path / "journal", host=host)
+    if host == "::1":
+        service.client = httpx.Client(base_url=f"http://[::1]:{service.port}")
+    with service:
+        addresses = {"::": ("127.0.0.1", "[::1]"), "::1": ("[::1]",)}.get(host, ("127.0.0.1",))
+        for address in addresses:
+            assert httpx.get(f"http://{address}:{service.port}/healthz").status_code == 200
+
+
+def test_a_host_that_does_not_exist_is_reported_in_words(model: Path, tmp_path: Path) -> None:
+    error = _startup_error(model, tmp_path, {"IRIS_HOST": "nowhere.invalid"})
+    assert "cannot listen on nowhere.invalid:" in error
+    assert ": Unknown error" not in error
+    assert "while attempting" not in error
 
 
 def test_a_port_in_use_is_reported_before_the_journal_is_touched(model: Path, tmp_path: Path) -> None:
