@@ -15,6 +15,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service import logs
 from service.journal import Journal
 from service.model import Model
 from service.schema import Answer
@@ -160,3 +161,4 @@ class _JournalCollector(Collector):
             (counter, "rejected", "Predictions that PostgreSQL rejected permanently.", shipper.rejected),
         ):
             yield family(f"iris_journal_{name}", documentation, float(value))
+        yield counter("iris_log_lines_dropped", "Log lines dropped because nobody read them.", logs.dropped())

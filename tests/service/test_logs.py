@@ -1,16 +1,19 @@
 """The service's own log: JSON lines that can be found by a client's request id."""
 
+import contextlib
 import json
 import logging
+import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from service.logs import JsonFormatter
-from tests.support.running import SETOSA, RunningService
+from service.logs import LONGEST_QUEUE, JsonFormatter
+from tests.support.running import ROOT, SETOSA, RunningService, wait_until
 
 
 @pytest.mark.parametrize("level", ["INFO", "DEBUG"])
@@ -60,6 +63,32 @@ def test_an_error_is_logged_with_the_request_id_of_its_response(model: Path, tmp
     by_id = {line["request_id"]: line for line in _lines(service) if "request_id" in line}
     assert by_id[failed.headers["x-request-id"]]["endpoint"] == "/logs"
     assert by_id[rejected.headers["x-request-id"]]["status"] == 503
+
+
+def test_a_standard_error_that_nobody_reads_does_not_stop_the_service(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    running = RunningService(model, database, tmp_path / "journal")
+    with (
+        running.client,
+        subprocess.Popen(running.command, cwd=ROOT, env=running.environ, stderr=subprocess.PIPE) as process,
+    ):
+        running.process = process
+        wait_until(lambda: _is_ready(running), "the service to be ready")
+        for _ in range(LONGEST_QUEUE + 500):  # 400 fill the pipe
+            assert running.predict([1]).status_code == 422
+        assert running.client.get("/healthz").status_code == 200
+        assert running.metric("iris_log_lines_dropped_total") > 0
+        assert running.stop() == 0
+        assert process.stderr
+        lines = process.stderr.read().splitlines()
+    assert {json.loads(line)["level"] for line in lines[:-1]} == {"INFO"}  # the last line may be cut
+
+
+def _is_ready(service: RunningService) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return service.client.get("/readyz").status_code == 200
+    return False
 
 
 def test_level_error_does_not_log_client_errors(model: Path, database: str, tmp_path: Path) -> None:
