@@ -15,6 +15,7 @@ from service.app import Service, create_app
 from service.http_protocol import HttpProtocol
 from service.journal import JournalError
 from service.model_metadata import ModelError
+from service.schema import max_body_bytes
 from service.settings import Settings, SettingsError, cannot_listen, from_environ
 
 
@@ -61,7 +62,8 @@ def main() -> int:
         create_app(service),
         interface="asgi3",
         loop="uvloop",
-        http=partial(HttpProtocol, service.metrics),  # type: ignore[arg-type]  # uvicorn calls it like a class
+        # uvicorn calls it like a class.
+        http=partial(HttpProtocol, service.metrics, max_body_bytes(service.model.metadata.features)),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         access_log=False,

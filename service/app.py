@@ -37,7 +37,7 @@ STUCK_SECONDS = 5.0  # a group of predictions takes milliseconds, unless the dis
 ERRORS = {
     "400": "The body is not JSON or not a valid tensor, or Idempotency-Key is not a UUID or occurs twice.",
     "409": "The Idempotency-Key was used with another body.",
-    "413": "The body is larger than 64 KiB.",
+    "413": "The body is larger than 1,000 rows can be.",
     "415": "The content type is not application/json, or the body is compressed.",
     "422": "A field is missing, unknown, of the wrong type or out of bounds; detail names it.",
     "503": "Too many requests are waiting, or the log cannot be written; retry after Retry-After.",

@@ -15,8 +15,6 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES = 16 * 1024
 """Request line and headers of up to this size are accepted, and those of more than twice this size never are."""
-MESSAGE_BYTES = 2**20
-"""Likewise for a whole request, which is more than the largest body in the smallest chunks. It bounds trailers."""
 REQUEST_SECONDS = 60.0
 """The time from a request's first byte to its last. nginx allows as much for the headers."""
 
@@ -24,9 +22,11 @@ REQUEST_SECONDS = 60.0
 class HttpProtocol(HttpToolsProtocol):
     """A connection whose client can neither fill the memory, nor stay silent for ever, nor smuggle requests."""
 
-    def __init__(self, metrics: Metrics, **arguments: Any) -> None:
+    def __init__(self, metrics: Metrics, max_body_bytes: int, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._metrics = metrics
+        # The largest body in chunks of one byte, which are six bytes each, and its headers: this bounds trailers.
+        self._max_bytes = 6 * max_body_bytes + 2 * HEAD_BYTES
         self._in_message = self._in_head = self._refused = False
         self._received = 0  # bytes of the message, except for those that came together with its first
         self._deadline: asyncio.TimerHandle | None = None
@@ -90,8 +90,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(400, "Invalid HTTP request received.")
         if self._in_head and self._received > HEAD_BYTES:
             self._refuse(431, f"the request line and the headers are larger than {HEAD_BYTES} bytes")
-        elif self._in_message and self._received > MESSAGE_BYTES:
-            self._refuse(413, f"the request is larger than {MESSAGE_BYTES} bytes")
+        elif self._in_message and self._received > self._max_bytes:
+            self._refuse(413, f"the request is larger than {self._max_bytes} bytes")
 
     def _head_without_upgrade(self) -> bytes:
         method = self.parser.get_method()

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import msgspec
@@ -16,7 +17,7 @@ from service.batcher import Batcher
 from service.metrics import Metrics, method_label
 from service.model import Model
 from service.prediction_log import DatabaseUnavailable, PredictionLog
-from service.schema import MAX_BODY_BYTES, Answer, Answers, Row, Schema
+from service.schema import Answer, Answers, Row, Schema, max_body_bytes
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Predictions:
             if scope["method"] != "POST":
                 raise RequestError(405, "only POST is allowed here", {"allow": "POST"})
             headers = dict(scope["headers"])
-            body = await read_json_body(headers, receive, MAX_BODY_BYTES, self.codec.default_content_type)
+            body = await read_json_body(headers, receive, self._max_body_bytes, self.codec.default_content_type)
             rows, context = self.codec.decode(body)
             if b"idempotency-key" in headers:
                 keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
@@ -74,6 +75,10 @@ class Predictions:
         self.metrics.count_request("POST", self.path, 200, time.perf_counter() - started)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("answered", extra={"endpoint": self.path, "request_id": answers[0].request_id})
+
+    @cached_property
+    def _max_body_bytes(self) -> int:
+        return max_body_bytes(self.model.metadata.features)
 
     async def _predict_idempotently(
         self, keys: Sequence[bytes], rows: Sequence[Row], started: float

@@ -1,15 +1,22 @@
 """The request and response types of /predict and /predict/batch, for decoding, encoding and /docs."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 
 from service.model_metadata import Feature
 
-MAX_BODY_BYTES = 64 * 1024
 MAX_ROWS = 1000
 
 Row = tuple[float, ...]
+
+
+def max_body_bytes(features: Sequence[Feature]) -> int:
+    """Return the size limit of a request: MAX_ROWS rows of the longest floats, as json.dumps writes them."""
+    longest = len("-2.2250738585072014e-308, ")
+    envelope = 4096  # /predict/batch needs 15 bytes; a tensor has an id, which is the client's, and more names
+    return MAX_ROWS * (longest * len(features) + len("[], ")) + envelope
 
 
 class Answer(msgspec.Struct, frozen=True):

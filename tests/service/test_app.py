@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import math
 import random
 import uuid
 from contextlib import closing
@@ -86,6 +87,21 @@ def test_a_batch_of_1000_rows_is_answered_and_logged_in_order(service: RunningSe
     assert [row["request_id"] for row in oldest_first] == [a["request_id"] for a in answers]
     assert [[float(v) for v in row["features"].split()] for row in oldest_first] == rows
     assert [row["probability"] for row in oldest_first] == [a["probability"] for a in answers]
+
+
+def test_1000_rows_of_the_longest_numbers_are_accepted_in_every_format(
+    shared_service: RunningService, metadata: dict[str, Any]
+) -> None:
+    row = [math.nextafter(feature["min"] + 1 / 3, math.inf) for feature in metadata["features"]]
+    body = json.dumps({"features": [row] * 1000})
+    assert len(body) > 64 * 1024
+    tensor = {"name": "features", "datatype": "FP64", "shape": [1000, len(row)], "data": [row] * 1000}
+    for path, content in (
+        ("/predict/batch", body),
+        ("/v2/models/iris-classifier/infer", json.dumps({"id": "x" * 1000, "inputs": [tensor]})),
+    ):
+        headers = {"Content-Type": "application/json"}
+        assert shared_service.client.post(path, content=content, headers=headers).status_code == 200
 
 
 def test_request_ids_are_unique_and_ascending(shared_service: RunningService) -> None:

@@ -34,7 +34,7 @@ def document(shared_service: RunningService) -> dict[str, Any]:
     return content
 
 
-# The default lists of schemathesis, plus 413: a body over 64 KiB is rejected before it is read, valid or not. For
+# The default lists of schemathesis, plus 413: a body that is too large is rejected unread, valid or not. For
 # tensors, 400 as well: no schema can express that data match their shape and the bounds of their column.
 EXPECTED = """
 [checks]

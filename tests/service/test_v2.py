@@ -388,7 +388,7 @@ def test_a_number_out_of_float_range_is_rejected(shared_service: RunningService,
 
 
 def test_the_limits_of_predict_apply(shared_service: RunningService, served: Served) -> None:
-    assert "larger than 65536 bytes" in _error(shared_service, served, 413, b" " * 65537)
+    assert "larger than 112096 bytes" in _error(shared_service, served, 413, b" " * 112_097)
     assert "application/json" in _error(shared_service, served, 415, b"{}", {"Content-Type": "text/plain"})
     body = json.dumps(_request([SETOSA])).encode()
     key = {"Idempotency-Key": MARK}
