@@ -3,10 +3,12 @@
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
 import struct
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +55,6 @@ class Journal:
         # The wall clock of this moment, going on at its own pace: ages must not change when a clock is set.
         self._started = time.time() - time.monotonic()
         self._lock = threading.Lock()  # SQLite allows one writer at a time; a lock is cheaper than its polling
-        self.quarantined = False
         if reason := _wal_damage(self._path):
             self._quarantine(("-wal", "-shm"), reason)
         try:
@@ -68,6 +69,7 @@ class Journal:
             "coalesce(max(created), 0) FROM groups"
         ).fetchone()
         self._started = max(self._started, newest - time.monotonic())  # the clock was set back while nothing ran
+        self.quarantined = any(folder.glob(f"{self._path.name}.corrupt-*"))  # also by a process before this one
         self.written = 0
         self.shipped = 0
         self.error: str | None = None
@@ -187,9 +189,11 @@ class Journal:
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
                 file.rename(quarantine.with_name(quarantine.name + suffix))
-        self.quarantined = True
+        if "" not in suffixes and self._path.exists():
+            with suppress(OSError):  # a full disk
+                shutil.copyfile(self._path, quarantine)  # the pages of a WAL mean nothing without their database
         log.error(
-            "the journal is corrupt and was quarantined; `sqlite3 FILE .recover` prints what is still readable",
+            "the journal is corrupt and was quarantined; `python -m service.recover` inserts what is readable",
             extra={"file": str(quarantine) + suffixes[0], "reason": reason},
         )
 

@@ -155,7 +155,7 @@ class _JournalCollector(Collector):
             (gauge, "depth", "Predictions in the journal that PostgreSQL does not have yet.", journal.depth),
             (gauge, "oldest_age_seconds", "Age of the oldest prediction in the journal.", journal.oldest_age()),
             (gauge, "writable", "1 unless the last write to the journal failed.", journal.error is None),
-            (gauge, "set_aside", "1 when a corrupt journal was quarantined at startup.", journal.quarantined),
+            (gauge, "set_aside", "1 when there is a quarantined journal.", journal.quarantined),
             (counter, "written", "Predictions written to the journal.", journal.written),
             (counter, "shipped", "Predictions shipped from the journal to PostgreSQL.", journal.shipped),
             (counter, "rejected", "Predictions that PostgreSQL rejected permanently.", shipper.rejected),

@@ -368,7 +368,10 @@ def test_a_damaged_file_is_quarantined_unchanged_and_a_new_one_created(
     assert line.levelname == "ERROR"
     assert Path(vars(line)["file"]).read_bytes() == content
     with opened(folder) as once_more:
-        assert (once_more.quarantined, once_more.depth) == (False, 1)
+        assert (once_more.quarantined, once_more.depth) == (True, 1)
+    Path(vars(line)["file"]).unlink()
+    with opened(folder) as without_the_file:
+        assert not without_the_file.quarantined
 
 
 @pytest.mark.parametrize(
