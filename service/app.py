@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,13 @@ from service.shipper import Shipper
 log = logging.getLogger(__name__)
 MAX_ID = 2**63 - 1  # of BIGINT
 STUCK_SECONDS = 5.0  # a group of predictions takes milliseconds, unless the disk hangs
+
+# The page is public and its scripts come from a CDN, so the browser runs exactly these bytes or none.
+SWAGGER_UI = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.35.0"
+SWAGGER_UI_FILES = {
+    "swagger-ui-bundle.js": "sha384-gjRm0bEPMeTmMh5jT2cHccIwCUZSTd8YC+j0d0sXw0MdGEfScduGpSyF3ZSSLkX9",
+    "swagger-ui.css": "sha384-WlYgdmXYOOBWL5apwjDEZwN+U3HmXSSu5R6V5aGxEcf7z+KuRNwBhoxKVN1i3D5I",
+}
 
 # For /openapi.json.
 ERRORS = {
@@ -220,12 +228,28 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
         version=metadata.version,
         description=f"Predicts one of {', '.join(metadata.classes)}. Logs every answered prediction exactly once.",
         lifespan=service.lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # redirects would be built from the client's Host header
     )
     unavailable: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not available now."}}
 
     _handle_errors(app, metadata)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """Return Swagger UI. Its address of openapi.json is relative, for routers that strip a prefix."""
+        page = get_swagger_ui_html(
+            openapi_url="./openapi.json",
+            title=metadata.name,
+            swagger_js_url=f"{SWAGGER_UI}/swagger-ui-bundle.js",
+            swagger_css_url=f"{SWAGGER_UI}/swagger-ui.css",
+            swagger_favicon_url="data:,",
+        )
+        html = bytes(page.body).decode()
+        for file, digest in SWAGGER_UI_FILES.items():
+            html = html.replace(f'{file}"', f'{file}" integrity="{digest}" crossorigin="anonymous"')
+        return HTMLResponse(html)
 
     @app.get("/healthz")
     async def healthz() -> Health:

@@ -184,7 +184,7 @@ def rejects_row(error: Exception) -> bool:
     if not isinstance(error, psycopg2.Error):
         return isinstance(error, UnicodeDecodeError)  # the disk damaged it
     code = error.pgcode or ""
-    is_of_the_table = TABLE_ERRORS.get(code, lambda _: False)(error.diag)
+    is_of_the_table = code in TABLE_ERRORS and TABLE_ERRORS[code](error.diag)
     return code[:2] in ROW_ERROR_CLASSES and not is_of_the_table
 
 

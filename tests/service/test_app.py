@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import random
+import re
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -206,7 +207,16 @@ def test_docs_is_an_html_page(shared_service: RunningService) -> None:
     response = shared_service.client.get("/docs")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html")
-    assert "/openapi.json" in response.text
+    assert "url: './openapi.json'" in response.text  # also behind a prefix that the router strips
+
+
+def test_docs_loads_from_other_hosts_only_what_has_a_digest(shared_service: RunningService) -> None:
+    page = shared_service.client.get("/docs").text
+    loaded = re.findall(r'<(?:script|link)[^>]*(?:src|href)="https?:[^>]*>', page)
+    assert len(loaded) == 2
+    assert all(
+        re.search(r'@\d+\.\d+\.\d+/.*integrity="sha384-.{64}" crossorigin="anonymous"', tag) for tag in loaded
+    )
 
 
 @pytest.mark.parametrize(

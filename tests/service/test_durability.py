@@ -629,9 +629,12 @@ def flip_a_byte(position: int) -> Callable[[Path], None]:
     return damage
 
 
-def damage_the_first_page(folder: Path) -> None:
+def overwrite_a_page(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (folder / "journal.sqlite").open("r+b") as file:
-        file.write(os.urandom(64))
+        file.seek(20 * 4096)
+        file.write(os.urandom(4096))
 
 
 @pytest.mark.parametrize(
@@ -641,7 +644,7 @@ def damage_the_first_page(folder: Path) -> None:
         pytest.param(flip_a_byte(13), 904, id="sequence number of the WAL"),
         pytest.param(flip_a_byte(17), 904, id="salt of the WAL"),
         pytest.param(flip_a_byte(30), 904, id="checksum of the WAL"),
-        pytest.param(damage_the_first_page, 4, id="database"),
+        pytest.param(overwrite_a_page, 800, id="a page of the database"),
     ],
 )
 def test_a_quarantined_journal_is_recovered_by_the_command_of_the_runbook(
