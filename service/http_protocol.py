@@ -27,7 +27,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._metrics = metrics
         # The largest body in chunks of one byte, which are six bytes each, and its headers: this bounds trailers.
         self._max_bytes = 6 * max_body_bytes + 2 * HEAD_BYTES
-        self._in_message = self._in_head = self._refused = False
+        self._in_message = self._in_head = self._is_upgrade = self._refused = False
         self._received = 0  # bytes of the message, except for those that came together with its first
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -46,35 +46,41 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived."""
-        # In pieces, because the parser keeps an unfinished header to itself: between pieces its size is checked.
-        for start in range(0, len(data), HEAD_BYTES):
-            if self._refused:
-                return
-            self._parse(data[start : start + HEAD_BYTES])
-        self._update_deadline()
+        if len(data) <= HEAD_BYTES:
+            self._parse(data)
+        else:  # in pieces, because the parser keeps an unfinished header to itself: its size is checked after each
+            for start in range(0, len(data), HEAD_BYTES):
+                self._parse(data[start : start + HEAD_BYTES])
+        if self._in_message or self._deadline is not None:
+            self._update_deadline()
 
     def on_message_begin(self) -> None:
         """Prepare for a request."""
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
         self._in_message = self._in_head = True
         self._received = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Start to handle the request."""
-        self._in_head = False
-        if not self.parser.should_upgrade():
+        self._is_upgrade = self.parser.should_upgrade()
+        if not self._is_upgrade:
             super().on_headers_complete()
             self.headers = []  # for trailers, which must not be taken for headers
+        self._in_head = False
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._in_message = False
-        self._unset_keepalive_if_required()
-        if not self.parser.should_upgrade():
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        if not self._is_upgrade:
             super().on_message_complete()
 
     def _parse(self, data: bytes) -> None:
+        if self._refused:
+            return
         self._received += len(data)
         try:
             while data:
@@ -88,9 +94,11 @@ class HttpProtocol(HttpToolsProtocol):
                     data = data[upgrade.args[0] :]
         except httptools.HttpParserError:
             self._refuse(400, "Invalid HTTP request received.")
+        if not self._in_message:
+            return
         if self._in_head and self._received > HEAD_BYTES:
             self._refuse(431, f"the request line and the headers are larger than {HEAD_BYTES} bytes")
-        elif self._in_message and self._received > self._max_bytes:
+        elif self._received > self._max_bytes:
             self._refuse(413, f"the request is larger than {self._max_bytes} bytes")
 
     def _head_without_upgrade(self) -> bytes:

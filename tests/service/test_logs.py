@@ -30,7 +30,7 @@ def test_every_line_from_start_to_drain_is_a_json_object(
         ]
         service.client.get("/healthz")
         service.client.get("/nowhere")
-        service.client.request("NONSENSE", "/")
+        rejections.append(service.client.request("NONSENSE", "/"))
         service.wait_shipped()
         assert service.stop() == 0
 
@@ -45,7 +45,7 @@ def test_every_line_from_start_to_drain_is_a_json_object(
     assert [line["request_id"] for line in rejected] == [
         response.headers["x-request-id"] for response in rejections
     ]
-    assert [line["status"] for line in rejected] == [422, 415, 405]
+    assert [line["status"] for line in rejected] == [422, 415, 405, 400]
     assert [line["detail"] for line in rejected] == [response.json()["detail"] for response in rejections]
 
     answered = [line["request_id"] for line in lines if line["message"] == "answered"]
