@@ -160,7 +160,7 @@ def show_history(environment: Environment) -> None:
             period.released_by.partition(" <")[0],
             period.outcome,
         )
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)  # people wrote the reasons
     if not console.is_terminal:
         console.width = 140  # there is no window to fit
     console.print(table)
@@ -174,7 +174,7 @@ def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> 
     if dry_run:
         typer.echo(f"would commit in {change.folder}:\n\n{change.message}")
         return
-    repository.refuse_changes()
+    repository.refuse_changes(change.folder)
     sha = repository.commit(change.folder, change.files, change.message)
     typer.echo(f"{sha[:10]} {change.message.splitlines()[0]}\nnext: git push")
 

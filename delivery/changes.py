@@ -1,12 +1,12 @@
 """Decide what a release, a promotion and a revert change in git. Nothing is written here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from delivery.release import Release, ReleaseError, parse
 from delivery.repository import Commit, Repository
 
-REJECTED = "Release-Rejected"
+REJECTED, RELEASED = "Release-Rejected", "Image-Digest"
 
 
 class Change(NamedTuple):
@@ -39,8 +39,8 @@ def running(repository: Repository, environment: str) -> Release:
 def release(repository: Repository, environment: str, wanted: Release, *, override: bool = False) -> Change | None:
     """Return the change that releases an image, None if git has that release already. Raises ReleaseError."""
     before = current(repository, environment)
-    if before == wanted:
-        return None
+    if before and (before.digest, before.metadata) == (wanted.digest, wanted.metadata):
+        return None  # also if a formatter has rewritten the files
     rejected = wanted.digest in repository.trailers(REJECTED)
     if rejected and not override:
         raise ReleaseError(
@@ -78,9 +78,11 @@ def revert(
         raise ReleaseError(f"nothing is released in {environment}: there is nothing to roll back")
     if digest and bad.digest != digest:
         return None
-    if not digest and REJECTED in repository.commits(folder(environment))[0].trailers:
+    past = list(releases(repository, environment))
+    rejected = rejections(past)
+    if not digest and rejected[0] - rejected[1]:
         return None
-    good = _rollback_target(repository, environment, bad, stable)
+    good = _rollback_target(past, rejected[0] | {bad.digest}, stable)
     if good is None:
         raise ReleaseError(
             f"every release of {environment} was rejected: there is none to go back to; "
@@ -96,24 +98,42 @@ def revert(
 
 def releases(repository: Repository, environment: str) -> Iterator[tuple[Commit, Release | None]]:
     """Yield the commits to an environment's release, newest first, each with its release, None if it has none."""
-    for commit in repository.commits(folder(environment)):
+    commits = repository.commits(folder(environment), REJECTED, RELEASED)
+    contents = repository.contents(folder(environment), [commit.sha for commit in commits])
+    for commit, files in zip(commits, contents, strict=True):
         try:
-            yield commit, parse(repository.files(folder(environment), commit.sha))
+            yield commit, parse(files)
         except ReleaseError:
             yield commit, None  # somebody's edit by hand
 
 
-def _rollback_target(repository: Repository, environment: str, bad: Release, stable: str) -> Release | None:
-    candidates = []
-    rejected = {bad.digest}  # by a newer commit than the one that is looked at
-    for commit, release in releases(repository, environment):
-        if release and release.digest != bad.digest and release.digest == stable:
-            return release
-        if release and release.digest not in rejected:
-            candidates.append(release)
-        if REJECTED in commit.trailers:
-            rejected.add(commit.trailers[REJECTED])
-    return candidates[0] if candidates else None
+def rejections(past: Sequence[tuple[Commit, Release | None]]) -> list[frozenset[str]]:
+    """Return the digests that are rejected after each of the commits of `releases`, and none before the first.
+
+    A commit rejects the digest in its trailer. So does one that a person made with `git revert`: it restores an
+    earlier release without a trailer, and rejects the release that it replaces, or restores a rejected release.
+    """
+    found: list[frozenset[str]] = [frozenset()]
+    known: set[str] = set()
+    before = None
+    for commit, release in reversed(past):
+        rejected = found[-1].union(commit.trailers.get(REJECTED, ()))
+        if release:
+            by_hand = not (commit.trailers.get(REJECTED) or release.digest in commit.trailers.get(RELEASED, ()))
+            if by_hand and before and release.digest in known - rejected:
+                rejected |= {before.digest}
+            rejected -= {release.digest}
+            known.add(release.digest)
+        found.append(rejected)
+        before = release
+    return found[::-1]
+
+
+def _rollback_target(
+    past: Sequence[tuple[Commit, Release | None]], rejected: frozenset[str], stable: str
+) -> Release | None:
+    good = [release for _, release in past if release and release.digest not in rejected]
+    return next((release for release in good if release.digest == stable), good[0] if good else None)
 
 
 def _message(environment: str, wanted: Release, before: Release | None, *, rejected: bool) -> str:

@@ -1,6 +1,7 @@
 """Run git: the one place that starts it."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +9,21 @@ from pathlib import Path
 from delivery.release import ReleaseError
 
 CONFIGURATION = {
+    "clone.defaultRemoteName": "origin",
     "core.commentChar": "#",
+    "core.quotePath": "false",
     "i18n.commitEncoding": "UTF-8",
     "i18n.logOutputEncoding": "UTF-8",
     "log.follow": "false",
     "log.showSignature": "false",
+    "status.showUntrackedFiles": "normal",
     "trailer.separators": ":",
 }
 """Settings that would change what is committed or read here, whatever the user's configuration says."""
+PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+"""The user and password in the address of a remote, which git prints in its errors."""
+SECONDS = 120.0
+"""How long a git command may take: a server that accepts a connection and is silent must not stop all reverts."""
 
 
 class GitError(ReleaseError):
@@ -28,18 +36,28 @@ def git(root: Path, *arguments: str, stdin: str = "", environ: Mapping[str, str]
     `environ` is added to this process's environment. Bytes that are not UTF-8, which any commit may contain, are
     replaced. Raises GitError.
     """
-    settings = [word for name, value in CONFIGURATION.items() for word in ("-c", f"{name}={value}")]
-    done = subprocess.run(
-        ["git", "-C", str(root), *settings, *arguments],
-        input=stdin,
-        env={**os.environ, **(environ or {})},
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
+    return git_bytes(root, *arguments, stdin=stdin.encode(errors="replace"), environ=environ).decode(
+        errors="replace"
     )
+
+
+def git_bytes(root: Path, *arguments: str, stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> bytes:
+    """Run a git command in a repository and return its output as it is. Raises GitError."""
+    settings = [word for name, value in CONFIGURATION.items() for word in ("-c", f"{name}={value}")]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *settings, *arguments],
+            input=stdin,
+            env={**os.environ, **(environ or {})},
+            capture_output=True,
+            check=False,
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise GitError(f"git {arguments[0]}: no answer in {SECONDS:.0f} seconds") from error
     if done.returncode:
-        raise GitError(f"git {arguments[0]}: {(done.stderr or done.stdout).strip()}")
+        message = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise GitError(f"git {arguments[0]}: {PASSWORD.sub('***@', message)}")
     return done.stdout
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from delivery.changes import REJECTED, releases
+from delivery.changes import rejections, releases
 from delivery.release import Release
 from delivery.repository import Repository
 
@@ -37,9 +37,10 @@ def history(repository: Repository, environment: str) -> list[DeploymentPeriod]:
     """Return the deployment periods of an environment, newest first."""
     periods: list[DeploymentPeriod] = []
     next_commit, next_release = None, None
-    for commit, release in releases(repository, environment):
+    past = list(releases(repository, environment))
+    for (commit, release), rejected in zip(past, [frozenset[str](), *rejections(past)], strict=False):
         if release:
-            rolled_back = next_commit is not None and next_commit.trailers.get(REJECTED) == release.digest
+            rolled_back = release.digest in rejected
             periods.append(
                 DeploymentPeriod(
                     release,

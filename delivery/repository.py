@@ -1,77 +1,126 @@
 """Read the commits and files of the git repository, and commit to it."""
 
-from collections.abc import Mapping
+import io
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from delivery.git import git
-from delivery.release import ReleaseError
+from delivery.git import git, git_bytes
+from delivery.release import COMPONENT, MODEL, ReleaseError
 
-FIELDS = ("%H", "%an <%ae>", "%ct", "%s", "%b", "%(trailers:only,unfold)")
+FIELDS = ("%H", "%P", "%an <%ae>", "%ct", "%s", "%b")
 
 
 class Commit(NamedTuple):
-    """A commit that changed a folder. `body` includes the trailers; `trailers` has the last of each key."""
+    """A commit that changed a folder. `body` includes the trailers; `trailers` has the values of each key."""
 
     sha: str
     author: str
     time: datetime
     subject: str
     body: str
-    trailers: Mapping[str, str]
+    trailers: Mapping[str, Sequence[str]]
 
 
 class Repository:
     """The checkout that contains the folder `root`."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(git(root, "rev-parse", "--show-toplevel").strip())
+        self.root = Path(git(root, "rev-parse", "--show-toplevel").removesuffix("\n"))
         if git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
             raise ReleaseError("this clone is shallow and misses releases; run `git fetch --unshallow`")
-
-    def refuse_changes(self) -> None:
-        """Raise ReleaseError if there are uncommitted changes, which a release must not carry along."""
-        if changes := git(self.root, "status", "--porcelain"):
-            raise ReleaseError(f"there are uncommitted changes; commit or stash them first:\n{changes}")
 
     def head(self) -> str:
         """Return the id of the commit that is checked out."""
         return git(self.root, "rev-parse", "HEAD").strip()
 
     def files(self, folder: str, at: str = "HEAD") -> dict[str, str]:
-        """Return the files of a folder in a commit, by name."""
-        names = git(self.root, "ls-tree", "-z", "--name-only", f"{at}:{folder}").split("\0")[:-1]
-        return {name: git(self.root, "cat-file", "blob", f"{at}:{folder}/{name}") for name in names}
+        """Return the files of a release in a commit, by name."""
+        return next(self.contents(folder, [at]))
 
-    def commits(self, folder: str) -> list[Commit]:
-        """Return the commits that changed a folder, newest first."""
+    def contents(self, folder: str, commits: Sequence[str]) -> Iterator[dict[str, str]]:
+        """Yield the files of a release, by name, in each of these commits: one process reads them all."""
+        names = [f"{commit}:{folder}/{name}\n" for commit in commits for name in (COMPONENT, MODEL)]
+        batch = "--batch=%(objecttype) %(objectsize)"
+        answer = io.BytesIO(git_bytes(self.root, "cat-file", batch, stdin="".join(names).encode()))
+        for _ in commits:
+            files = {}
+            for name in (COMPONENT, MODEL):
+                kind, _, size = answer.readline().decode().strip().rpartition(" ")
+                if size != "missing":
+                    content = answer.read(int(size) + 1)[:-1]
+                    files |= {name: content.decode(errors="replace")} if kind == "blob" else {}
+            yield files
+
+    def commits(self, folder: str, *keys: str) -> list[Commit]:
+        """Return the commits that changed a folder on this branch, newest first, with the trailers of these keys.
+
+        A merge is one change, which has the trailers of all merged commits that changed the folder.
+        """
+        trailers = [f"%(trailers:key={key},valueonly,unfold,separator=%x20)" for key in keys]
+        width = len(FIELDS) + len(keys)
         # With -z a commit ends as a field does.
-        values = git(self.root, "log", "-z", f"--format={'%x00'.join(FIELDS)}", "--", folder).split("\0")
-        rows = [values[start : start + len(FIELDS)] for start in range(0, len(values) - 1, len(FIELDS))]
-        return [
-            Commit(sha, author, datetime.fromtimestamp(int(time), UTC), subject, body.strip(), _pairs(trailers))
-            for sha, author, time, subject, body, trailers in rows
-        ]
+        values = git(self.root, "log", "-z", f"--format={'%x00'.join([*FIELDS, *trailers])}").split("\0")
+        rows = {values[start]: values[start : start + width] for start in range(0, len(values) - 1, width)}
+        touching = set(git(self.root, "log", "--full-history", "--format=%H", "--", folder).split())
+        found: list[Commit] = []
+        seen: set[str] = set()
+        for tip in reversed(git(self.root, "log", "--first-parent", "--format=%H", "--", folder).split()):
+            merged, waiting = [], [tip]
+            while waiting:
+                sha = waiting.pop()
+                if sha not in seen:
+                    seen.add(sha)
+                    merged += [sha] if sha in touching or sha == tip else []
+                    waiting += rows[sha][1].split()
+            _, _, author, time, subject, body, *_ = rows[tip]
+            found.append(
+                Commit(
+                    tip,
+                    author,
+                    datetime.fromtimestamp(int(time), UTC),
+                    subject,
+                    body.strip(),
+                    {
+                        key: [value for sha in merged for value in rows[sha][len(FIELDS) + number].split()]
+                        for number, key in enumerate(keys)
+                    },
+                )
+            )
+        return found[::-1]
 
     def trailers(self, key: str) -> list[str]:
         """Return the values of a trailer in all commits."""
-        text = git(self.root, "log", f"--format=%(trailers:key={key},valueonly,separator=%x0A)")
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        text = git(self.root, "log", f"--format=%(trailers:key={key},valueonly,unfold,separator=%x20)")
+        return text.split()
+
+    def refuse_changes(self, folder: str) -> None:
+        """Raise ReleaseError if there are changes that a commit to this folder would meet, or lose."""
+        tracked = git(self.root, "status", "--porcelain", "--untracked-files=no")
+        if changes := tracked or git(self.root, "status", "--porcelain", "--", folder):
+            raise ReleaseError(f"there are uncommitted changes; commit or stash them first:\n{changes}")
+        if git(self.root, "rev-parse", "--symbolic-full-name", "HEAD").strip() == "HEAD":
+            raise ReleaseError("no branch is checked out, and a commit would be on none; run `git switch main`")
 
     def commit(self, folder: str, files: Mapping[str, str], message: str) -> str:
-        """Make a folder contain exactly these files, commit that, and return the commit's id."""
-        git(self.root, "var", "GIT_COMMITTER_IDENT")  # fails without an identity, before anything is changed
-        for old in (self.root / folder).iterdir():
-            if old.name not in files:
-                old.unlink()
-        for name, text in files.items():
-            (self.root / folder / name).write_text(text)
-        git(self.root, "add", "--all", "--", folder)
-        git(self.root, "commit", "--quiet", "--cleanup=whitespace", "--file=-", "--", folder, stdin=message)
+        """Make a folder contain exactly these files, commit that, and return the commit's id.
+
+        The commit is made in an index of its own: if a hook or the signature fails, nothing was changed.
+        """
+        before = self.head()
+        with tempfile.TemporaryDirectory(prefix="iris-commit-") as temporary:
+            own = {"GIT_INDEX_FILE": f"{temporary}/index"}
+            git(self.root, "read-tree", before, environ=own)
+            old = git_bytes(self.root, "ls-files", "-z", "--", folder, environ=own)
+            git_bytes(self.root, "update-index", "--force-remove", "-z", "--stdin", stdin=old, environ=own)
+            for name, text in files.items():
+                blob = git(self.root, "hash-object", "-w", "--stdin", stdin=text).strip()
+                entry = f"100644,{blob},{folder}/{name}"
+                git(self.root, "update-index", "--add", "--cacheinfo", entry, environ=own)
+            tree = git(self.root, "write-tree", environ=own).strip()
+            git(self.root, "read-tree", "-m", "-u", "--dry-run", before, tree)  # fails if the index is locked
+            git(self.root, "commit", "--quiet", "--cleanup=whitespace", "--file=-", stdin=message, environ=own)
+        git(self.root, "read-tree", "-m", "-u", before, "HEAD")
         return self.head()
-
-
-def _pairs(trailers: str) -> dict[str, str]:
-    lines = (line.partition(": ") for line in trailers.split("\n") if line)
-    return {key: value for key, _, value in lines}

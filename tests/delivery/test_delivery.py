@@ -342,11 +342,12 @@ def test_dry_run_prints_the_commit_that_the_command_then_makes(repository: Repos
 
 
 def test_uncommitted_changes_are_refused(repository: Repository, model: Path) -> None:
-    (repository.root / "notes").touch()
+    file = f"{changes.folder('prod')}/{COMPONENT}"
+    (repository.root / file).write_text("mine")
     done = _command(repository, "release", ONE, f"--model={model}")
     assert done.returncode == 1
     assert "commit or stash them first" in done.stderr
-    assert "?? notes" in done.stderr
+    assert f" M {file}" in done.stderr
     assert changes.current(repository, "dev") is None
 
 
@@ -478,7 +479,7 @@ def test_nothing_changes_without_a_git_identity(repository: Repository, monkeypa
     _git(repository.root, "config", "user.useConfigOnly", "true")
     with pytest.raises(ReleaseError, match=r"user\.email|tell me who you are"):
         _do(repository, changes.revert(repository, "dev", "bad"))
-    repository.refuse_changes()
+    repository.refuse_changes(changes.folder("dev"))
 
 
 def test_shallow_clone_is_refused(repository: Repository, tmp_path: Path) -> None:
