@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 from rich.console import Console
@@ -11,10 +11,11 @@ from rich.table import Table
 from delivery import changes, command_line, status
 from delivery.changes import Change
 from delivery.event import LARGEST, read
-from delivery.explanation import aborted, unapplied
+from delivery.explanation import Abort, aborted, listed, unapplied
 from delivery.history import history
 from delivery.kubernetes import ClusterUnavailable
-from delivery.release import ReleaseError, read_model
+from delivery.manifests import FOLDERS
+from delivery.release import ENVIRONMENTS, ReleaseError, read_model
 from delivery.repository import Repository
 from delivery.watch import watch_release
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 Environment = Literal["dev", "prod"]
+NOTHING_TO_DO = "nothing to do: git has this already, or has moved on to another release"
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the commit, and change nothing")]
 Override = Annotated[bool, typer.Option("--override", help="release a digest that was rejected before")]
 
@@ -71,17 +73,16 @@ def revert(
     unavailable.
     """
     repository = Repository(Path())
-    if event and (environment or digest):
-        raise typer.BadParameter("--event names environment and digest: omit them")
-    if event:
-        environment, digest = read(event.read(LARGEST))
-    if environment is None:
-        raise typer.BadParameter("give an environment, `dev` or `prod`, or --event")
+    environment, digest = _named(environment, digest, event)
     current = changes.current(repository, environment)
     stable = explanation = ""
+    confirmed = True
     try:
         abort = aborted(repository, environment)
         if abort and current and abort.digest == current.digest:
+            if abort.stable == abort.digest == (digest or abort.digest) and (event or not digest):
+                _undo(repository, environment, abort, dry_run=dry_run)
+                return
             stable, explanation = abort.stable, abort.text
         elif event and current and current.digest == digest:
             typer.echo(f"nothing to do: the cluster does not report an abort of {digest[:19]} in {environment}")
@@ -92,9 +93,11 @@ def revert(
         if event and not unconfirmed:
             raise
         if event:
+            confirmed = False
             explanation = f"Aborted. The reason is not known: the cluster is unavailable ({error})"
     reason = reason.strip() or explanation or "Rolled back by hand, without a reason."
-    _commit(repository, changes.revert(repository, environment, reason, digest, stable), dry_run=dry_run)
+    change = changes.revert(repository, environment, reason, digest, stable, confirmed=confirmed)
+    _commit(repository, change, dry_run=dry_run)
 
 
 @app.command()
@@ -111,7 +114,8 @@ def why(environment: Environment) -> None:
         typer.echo(f"the cluster is unavailable ({error}); git's last rollback follows", err=True)
         abort = refused = None
     if abort and current and abort.digest == current.digest:
-        command = f"python -m delivery revert {environment} --digest={abort.digest} && git push"
+        which = "" if abort.digest == abort.stable else f" --digest={abort.digest}"
+        command = f"python -m delivery revert {environment}{which} && git push"
         typer.echo(f"{abort.text}\nnext: nothing; git is reverted automatically. If it is not: {command}")
     elif refused:
         typer.echo(f"{refused.text}\nnext: python -m delivery revert {environment} && git push")
@@ -167,16 +171,57 @@ def show_history(environment: Environment) -> None:
     typer.echo(f"next: python -m delivery why {environment}")
 
 
+def _named(environment: Environment | None, digest: str, event: BinaryIO | None) -> tuple[Environment, str]:
+    """Return the environment and the digest that the options or the message name."""
+    if event and (environment or digest):
+        raise typer.BadParameter("--event names environment and digest: omit them")
+    if event:
+        return read(event.read(LARGEST))
+    if environment is None:
+        raise typer.BadParameter("give an environment, `dev` or `prod`, or --event")
+    return environment, digest
+
+
 def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> None:
     if change is None:
-        typer.echo("nothing to do: git has this already, or has moved on to another release")
+        typer.echo(NOTHING_TO_DO)
         return
     if dry_run:
         typer.echo(f"would commit in {change.folder}:\n\n{change.message}")
         return
     repository.refuse_changes(change.folder)
-    sha = repository.commit(change.folder, change.files, change.message)
-    typer.echo(f"{sha[:10]} {change.message.splitlines()[0]}\nnext: git push")
+    _done(repository.commit(*change), change.message)
+
+
+def _undo(repository: Repository, environment: str, abort: Abort, *, dry_run: bool) -> None:
+    """Revert the commit that changed the manifests. Raises ReleaseError unless exactly one commit did.
+
+    The stable version runs the same release: it is not to blame.
+    """
+    if abort.changed == []:
+        typer.echo(NOTHING_TO_DO)
+        return
+    if abort.changed is None or len(abort.changed) > 1:
+        found = "\n".join(listed(abort.changed or [])) or "the commit that the stable version runs is not known"
+        raise ReleaseError(
+            f"{environment}'s release did not change, the manifests did; nothing was reverted. "
+            f"Find the commit that did it, and revert it: git revert COMMIT && git push\n{found}"
+        )
+    (commit,) = abort.changed
+    message = (
+        f"{environment}: revert {commit.sha[:10]} ({commit.subject})\n\n{abort.text}\n\n"
+        f"This reverts commit {commit.sha}.\n"
+    )
+    if dry_run:
+        typer.echo(f"would revert {commit.sha[:10]}:\n\n{message}")
+        return
+    repository.refuse_changes(*FOLDERS)
+    releases = (changes.folder(name) for name in ENVIRONMENTS)
+    _done(repository.undo(commit.sha, message, *releases), message)
+
+
+def _done(sha: str, message: str) -> None:
+    typer.echo(f"{sha[:10]} {message.splitlines()[0]}\nnext: git push")
 
 
 def main() -> int:

@@ -64,14 +64,21 @@ def promote(repository: Repository, digest: str = "", *, override: bool = False)
 
 
 def revert(
-    repository: Repository, environment: str, reason: str, digest: str = "", stable: str = ""
+    repository: Repository,
+    environment: str,
+    reason: str,
+    digest: str = "",
+    stable: str = "",
+    *,
+    confirmed: bool = True,
 ) -> Change | None:
     """Return the change that restores an earlier release and rejects the current one.
 
     The earlier release is the one with the digest `stable`, to which the cluster has rolled back, or else the
     newest one that was not rejected after it was released. Return None if the current digest is not `digest`, or,
-    without `digest`, if the newest commit is a revert already. Raises ReleaseError if there is no release to
-    restore.
+    without `digest`, if the newest commit is a revert already. `confirmed` is false if the cluster could not
+    confirm that it has aborted `digest`. Raises ReleaseError if there is no release to restore, or if git says
+    that the current one is a person's choice.
     """
     bad = current(repository, environment)
     if bad is None:
@@ -82,6 +89,18 @@ def revert(
     rejected = rejections(past)
     if not digest and rejected[0] - rejected[1]:
         return None
+    if not confirmed and (rejected[0] - rejected[1] or bad.digest in frozenset().union(*rejected)):
+        raise ReleaseError(
+            f"the cluster is unavailable, and {bad.name} was restored by a revert, or released again after it had "
+            "been rejected: the message may be an old one. Nothing was changed. "
+            f"Next: python -m delivery why {environment}"
+        )
+    if digest and stable in rejected[0]:
+        raise ReleaseError(
+            f"the cluster rolled back to {stable[:19]}, which was rejected since; {bad.name} was to replace it, "
+            "and was measured beside it. Nothing was changed. Next: kubectl argo rollouts retry rollout iris "
+            f"--namespace=iris-{environment}, or, for an older release, python -m delivery revert {environment}"
+        )
     good = _rollback_target(past, rejected[0] | {bad.digest}, stable)
     if good is None:
         raise ReleaseError(

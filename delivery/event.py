@@ -17,7 +17,7 @@ def read(message: bytes) -> tuple[Literal["dev", "prod"], str]:
     try:
         payload = json.loads(message)["client_payload"]
         namespace, rollout, image = (payload[name] for name in ("namespace", "rollout", "image"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ReleaseError(
             f"the message does not report an aborted rollout ({error!r:.80}); nothing was changed"
         ) from error

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from delivery import kubernetes
+from delivery import kubernetes, manifests
 from delivery import rollout as rollouts
 from delivery.changes import releases
-from delivery.kubernetes import KubernetesObject
-from delivery.repository import Repository
+from delivery.kubernetes import ClusterUnavailable, KubernetesObject
+from delivery.release import ReleaseError
+from delivery.repository import Commit, Repository
 
 METRIC_LABELS = {
     "golden": "golden gate",
@@ -41,15 +42,21 @@ NEXT = """\
 Next:
   Read the logs; the pods are kept until {delay} s after the revert:
     kubectl logs --namespace={namespace} --selector=rollouts-pod-template-hash={version} --tail=100
-  Release a fixed image. This digest is rejected; only --override releases it again."""
+  {remedy}"""
+FIX = "Release a fixed image. This digest is rejected; only --override releases it again."
 
 
 class Abort(NamedTuple):
-    """An aborted release, the digest of the stable version, and the explanation."""
+    """An aborted release, the digest of the stable version, and the explanation.
+
+    `changed` are the commits, newest first, that changed the manifests since the stable version; None if that is
+    not known.
+    """
 
     digest: str
     stable: str
     text: str
+    changed: list[Commit] | None
 
 
 class Unapplied(NamedTuple):
@@ -100,15 +107,24 @@ class Metric(NamedTuple):
 def aborted(repository: Repository, environment: str) -> Abort | None:
     """Return the aborted release, None if the rollout is not aborted. Raises ClusterUnavailable."""
     rollout = kubernetes.rollout(environment)
-    if rollout is None or not rollouts.is_aborted(rollout):
-        return None
+    if rollout is None or not rollouts.is_observed(rollout) or not rollouts.is_aborted(rollout):
+        return None  # or git was reverted, and the status is still that of the aborted release
     digest = rollouts.digest(rollout)
     stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
     try:
-        text = "\n\n".join(_explain(repository, environment, rollout, digest))
+        changed = manifests.changed(repository, environment, rollout["status"].get("stableRS", ""))
+    except (ReleaseError, ClusterUnavailable, LookupError, TypeError):
+        changed = None
+    try:
+        text = "\n\n".join(_explain(repository, environment, rollout, digest, stable, changed or []))
     except (LookupError, TypeError, ValueError) as error:  # the revert must not depend on the explanation
         text = f"Aborted. The status of the rollout could not be interpreted: {error!r}"
-    return Abort(digest, stable, text)
+    return Abort(digest, stable, text, changed)
+
+
+def listed(commits: list[Commit]) -> list[str]:
+    """Return a line for each commit: who changed what."""
+    return [f"changed   {commit.sha[:10]} by {commit.author}: {commit.subject}" for commit in commits]
 
 
 def unapplied(environment: str) -> Unapplied | None:
@@ -171,7 +187,14 @@ def _metric(
     )
 
 
-def _explain(repository: Repository, environment: str, rollout: KubernetesObject, digest: str) -> Iterator[str]:
+def _explain(
+    repository: Repository,
+    environment: str,
+    rollout: KubernetesObject,
+    digest: str,
+    stable: str,
+    changed: list[Commit],
+) -> Iterator[str]:
     """Yield the paragraphs of an explanation."""
     status = rollout["status"]
     version, when = status["currentPodHash"], datetime.fromisoformat(status["abortedAt"])
@@ -188,8 +211,10 @@ def _explain(repository: Repository, environment: str, rollout: KubernetesObject
         commit, release = commits[0]
         name = release.name
         released = [f"released  {commit.time:%Y-%m-%d %H:%M:%S} UTC by {commit.author}, commit {commit.sha[:10]}"]
+    if digest == stable:
+        released = ["unchanged: the stable version runs this release, too; the manifests changed"]
     ended = f"aborted   {when:%Y-%m-%d %H:%M:%S} UTC; the stable version serves all traffic"
-    yield "\n".join([f"release   {name} in {environment}", *released, ended])
+    yield "\n".join([f"release   {name} in {environment}", *released, *listed(changed), ended])
     if evidence:
         yield "\n".join(evidence)
     yield f"Requests: {_requests(environment, rollout, runs, when)}"
@@ -197,11 +222,15 @@ def _explain(repository: Repository, environment: str, rollout: KubernetesObject
     golden_failed = failed is not None and [metric["name"] for metric in failed["spec"]["metrics"]] == ["golden"]
     if log and not golden_failed:  # a wrong answer leaves no trace in the log
         yield "\n".join(["Last log lines of the new version:", *map(quoted, log)])
+    remedy = "Mend the manifests. No release is rejected." if digest == stable else FIX
+    if changed and digest != stable:
+        remedy += "\n  The manifests changed, too: if they are the cause, mend them first."
     (strategy,) = rollout["spec"]["strategy"].values()
     yield NEXT.format(
         delay=strategy.get("scaleDownDelaySeconds", 30),
         namespace=kubernetes.namespace(environment),
         version=version,
+        remedy=remedy,
     )
 
 
@@ -299,7 +328,7 @@ def readable(lines: list[str]) -> list[str]:
     for line in lines:
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = {}
         if isinstance(entry, dict) and "message" in entry:
             ends = str(entry.get("traceback") or entry.get("detail") or "").strip().splitlines()[-1:]

@@ -1,7 +1,6 @@
 """Run git: the one place that starts it."""
 
 import os
-import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,6 @@ CONFIGURATION = {
     "trailer.separators": ":",
 }
 """Settings that would change what is committed or read here, whatever the user's configuration says."""
-PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
-"""The user and password in the address of a remote, which git prints in its errors."""
 SECONDS = 120.0
 """How long a git command may take: a server that accepts a connection and is silent must not stop all reverts."""
 
@@ -57,7 +54,7 @@ def git_bytes(root: Path, *arguments: str, stdin: bytes = b"", environ: Mapping[
         raise GitError(f"git {arguments[0]}: no answer in {SECONDS:.0f} seconds") from error
     if done.returncode:
         message = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise GitError(f"git {arguments[0]}: {PASSWORD.sub('***@', message)}")
+        raise GitError(f"git {arguments[0]}: {message}")
     return done.stdout
 
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 import subprocess
 import urllib.parse
+from pathlib import Path
 from typing import Any
 
 KubernetesObject = dict[str, Any]
@@ -33,10 +35,26 @@ def analysis_runs(environment: str, version: str) -> list[KubernetesObject]:
     return sorted(found, key=lambda run: str(run["metadata"]["creationTimestamp"]))
 
 
+def replica_set(environment: str, version: str) -> KubernetesObject | None:
+    """Return the ReplicaSet of a pod-template hash, None if there is none. Raises ClusterUnavailable."""
+    found = _list("replicasets.apps", environment, f"--selector=rollouts-pod-template-hash={version}")
+    return found[0] if found else None
+
+
 def image(environment: str, version: str) -> str:
     """Return the image of a pod-template hash, empty if it has no ReplicaSet. Raises ClusterUnavailable."""
-    found = _list("replicasets.apps", environment, f"--selector=rollouts-pod-template-hash={version}")
-    return str(found[0]["spec"]["template"]["spec"]["containers"][0]["image"]) if found else ""
+    found = replica_set(environment, version)
+    return str(found["spec"]["template"]["spec"]["containers"][0]["image"]) if found else ""
+
+
+def kustomize(folder: Path) -> str:
+    """Return what a folder renders, or the error if it cannot be rendered. Raises ClusterUnavailable."""
+    try:
+        return _kubectl("kustomize", str(folder))
+    except ClusterUnavailable as error:
+        if not shutil.which("kubectl"):
+            raise
+        return str(error)
 
 
 def pods(environment: str, version: str) -> list[KubernetesObject]:

@@ -3,11 +3,12 @@
 import io
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from delivery.git import git, git_bytes
+from delivery.git import GitError, git, git_bytes
 from delivery.release import COMPONENT, MODEL, ReleaseError
 
 FIELDS = ("%H", "%P", "%an <%ae>", "%ct", "%s", "%b")
@@ -40,13 +41,20 @@ class Repository:
         """Return the files of a release in a commit, by name."""
         return next(self.contents(folder, [at]))
 
+    def since(self, base: str, *paths: str) -> list[Commit]:
+        """Return the commits after `base` that changed these paths, newest first. Raises GitError."""
+        git(self.root, "merge-base", "--is-ancestor", base, "HEAD")
+        arguments = ("-z", "--first-parent", f"--format={'%x00'.join(FIELDS)}", f"{base}..HEAD", "--", *paths)
+        values = git(self.root, "log", *arguments).split("\0")
+        return [_commit(values[start : start + len(FIELDS)]) for start in range(0, len(values) - 1, len(FIELDS))]
+
     def contents(self, folder: str, commits: Sequence[str]) -> Iterator[dict[str, str]]:
         """Yield the files of a release, by name, in each of these commits: one process reads them all."""
         names = [f"{commit}:{folder}/{name}\n" for commit in commits for name in (COMPONENT, MODEL)]
         batch = "--batch=%(objecttype) %(objectsize)"
         answer = io.BytesIO(git_bytes(self.root, "cat-file", batch, stdin="".join(names).encode()))
         for _ in commits:
-            files = {}
+            files: dict[str, str] = {}
             for name in (COMPONENT, MODEL):
                 kind, _, size = answer.readline().decode().strip().rpartition(" ")
                 if size != "missing":
@@ -75,20 +83,11 @@ class Repository:
                     seen.add(sha)
                     merged += [sha] if sha in touching or sha == tip else []
                     waiting += rows[sha][1].split()
-            _, _, author, time, subject, body, *_ = rows[tip]
-            found.append(
-                Commit(
-                    tip,
-                    author,
-                    datetime.fromtimestamp(int(time), UTC),
-                    subject,
-                    body.strip(),
-                    {
-                        key: [value for sha in merged for value in rows[sha][len(FIELDS) + number].split()]
-                        for number, key in enumerate(keys)
-                    },
-                )
-            )
+            of_all = {
+                key: [value for sha in merged for value in rows[sha][column].split()]
+                for column, key in enumerate(keys, len(FIELDS))
+            }
+            found.append(_commit(rows[tip])._replace(trailers=of_all))
         return found[::-1]
 
     def trailers(self, key: str) -> list[str]:
@@ -96,31 +95,57 @@ class Repository:
         text = git(self.root, "log", f"--format=%(trailers:key={key},valueonly,unfold,separator=%x20)")
         return text.split()
 
-    def refuse_changes(self, folder: str) -> None:
-        """Raise ReleaseError if there are changes that a commit to this folder would meet, or lose."""
+    def refuse_changes(self, *folders: str) -> None:
+        """Raise ReleaseError if there are changes that a commit to these folders would meet, or lose."""
         tracked = git(self.root, "status", "--porcelain", "--untracked-files=no")
-        if changes := tracked or git(self.root, "status", "--porcelain", "--", folder):
+        if changes := tracked or git(self.root, "status", "--porcelain", "--", *folders):
             raise ReleaseError(f"there are uncommitted changes; commit or stash them first:\n{changes}")
         if git(self.root, "rev-parse", "--symbolic-full-name", "HEAD").strip() == "HEAD":
             raise ReleaseError("no branch is checked out, and a commit would be on none; run `git switch main`")
 
     def commit(self, folder: str, files: Mapping[str, str], message: str) -> str:
-        """Make a folder contain exactly these files, commit that, and return the commit's id.
-
-        The commit is made in an index of its own: if a hook or the signature fails, nothing was changed.
-        """
-        before = self.head()
-        with tempfile.TemporaryDirectory(prefix="iris-commit-") as temporary:
-            own = {"GIT_INDEX_FILE": f"{temporary}/index"}
-            git(self.root, "read-tree", before, environ=own)
+        """Make a folder contain exactly these files, commit that, and return the commit's id."""
+        with self._commit_of(message) as own:
             old = git_bytes(self.root, "ls-files", "-z", "--", folder, environ=own)
             git_bytes(self.root, "update-index", "--force-remove", "-z", "--stdin", stdin=old, environ=own)
             for name, text in files.items():
                 blob = git(self.root, "hash-object", "-w", "--stdin", stdin=text).strip()
                 entry = f"100644,{blob},{folder}/{name}"
                 git(self.root, "update-index", "--add", "--cacheinfo", entry, environ=own)
+        return self.head()
+
+    def undo(self, sha: str, message: str, *except_folders: str) -> str:
+        """Commit the reverse of a commit, except in some folders, and return the new commit's id.
+
+        Raises ReleaseError unless it applies cleanly.
+        """
+        paths = (".", *(f":(exclude){folder}" for folder in except_folders))
+        options = ("--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/")
+        patch = git_bytes(self.root, "diff", *options, "--dst-prefix=b/", f"{sha}^", sha, "--", *paths)
+        with self._commit_of(message) as own:
+            try:
+                git_bytes(self.root, "apply", "--cached", "--reverse", stdin=patch, environ=own)
+            except GitError as error:
+                raise ReleaseError(
+                    f"{sha[:10]} cannot be reverted: a later commit changed the same lines ({error}); "
+                    f"revert it by hand: git revert {sha[:10]}"
+                ) from error
+        return self.head()
+
+    @contextmanager
+    def _commit_of(self, message: str) -> Iterator[dict[str, str]]:
+        """Commit what the block does to an index of its own: if a hook or the signature fails, nothing changed."""
+        before = self.head()
+        with tempfile.TemporaryDirectory(prefix="iris-commit-") as temporary:
+            own = {"GIT_INDEX_FILE": f"{temporary}/index"}
+            git(self.root, "read-tree", before, environ=own)
+            yield own
             tree = git(self.root, "write-tree", environ=own).strip()
             git(self.root, "read-tree", "-m", "-u", "--dry-run", before, tree)  # fails if the index is locked
             git(self.root, "commit", "--quiet", "--cleanup=whitespace", "--file=-", stdin=message, environ=own)
         git(self.root, "read-tree", "-m", "-u", before, "HEAD")
-        return self.head()
+
+
+def _commit(fields: Sequence[str]) -> Commit:
+    sha, _, author, time, subject, body, *_ = fields
+    return Commit(sha, author, datetime.fromtimestamp(int(time), UTC), subject, body.strip(), {})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from delivery import changes, explanation, kubernetes, status
+from delivery import changes, explanation, kubernetes, manifests, status
 from delivery.explanation import ABORTED_BY_PERSON, FAILED_MARK, METRIC_LABELS, NOT_READY, WHOLE_TRAFFIC, aborted
 from delivery.release import Release
 from delivery.repository import Commit, Repository
@@ -17,6 +17,7 @@ MEASURED = datetime(2026, 11, 24, 16, 17, 40, tzinfo=UTC)
 CANARY = {"canary": {"steps": [{"setWeight": 10}, {"analysis": {}}]}}
 STATUS = {
     "abort": True,
+    "observedGeneration": "2",
     "abortedAt": "2026-11-24T16:18:13Z",
     "currentPodHash": "new",
     "stableRS": "old",
@@ -26,7 +27,8 @@ STATUS = {
 
 def rollout(strategy: dict[str, Any] = CANARY, **changed: Any) -> dict[str, Any]:
     template = {"spec": {"containers": [{"image": f"example.org/iris@{NEW}"}]}}
-    return {"spec": {"strategy": strategy, "template": template}, "status": STATUS | changed}
+    spec = {"strategy": strategy, "template": template}
+    return {"metadata": {"generation": 2}, "spec": spec, "status": STATUS | changed}
 
 
 def run(**changed: Any) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(kubernetes, "image", lambda *_: f"example.org/iris@{OLD}")
     monkeypatch.setattr(kubernetes, "last_log_lines", lambda *_, **__: [])
     monkeypatch.setattr(kubernetes, "number", lambda *_: None)
+    monkeypatch.setattr(manifests, "changed", lambda *_: [])
     monkeypatch.setattr(
         explanation, "releases", lambda *_: ((one, Release(NEW, '{"version": "2"}')) for one in reports["commits"])
     )
@@ -79,6 +82,13 @@ def test_failed_gate_is_explained_with_its_value_and_limit(cluster: dict[str, An
         "Requests: not known, because Prometheus was unavailable\n"
     )
     cluster["rollout"] = rollout(abort=False)
+    assert aborted(Repository(Path()), "prod") is None
+
+
+def test_status_of_the_aborted_release_is_not_that_of_the_release_that_git_restored(
+    cluster: dict[str, Any],
+) -> None:
+    cluster["rollout"] = rollout(observedGeneration="1")
     assert aborted(Repository(Path()), "prod") is None
 
 
