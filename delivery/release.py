@@ -14,6 +14,8 @@ NAME = "iris-classifier"
 """The image's name in the manifests, which Kustomize replaces with IMAGE and the digest."""
 IMAGE = f"ghcr.io/iris-gitops/{NAME}"
 """The repository that the serving image is pushed to."""
+LARGEST = 1_000_000
+"""The most bytes of model.json: a ConfigMap, from which the golden gate reads it, holds 1 MiB."""
 COMPONENT, MODEL = "kustomization.yaml", "model.json"
 COMMENT = "# The release that runs here, written by `python -m delivery`. Do not edit.\n"
 IDENTITY = {"version": r"\d{1,9}", "run_id": r"[0-9a-f]{1,64}", "sha256": r"[0-9a-f]{64}"}
@@ -86,9 +88,12 @@ def read_model(folder: Path, digest: str) -> Release:
     try:
         release = Release(digest, (folder / MODEL).read_text())
         identity = {field: str(release.metadata[field]) for field in IDENTITY}
+        size = len(release.model.encode())
         release.metrics  # noqa: B018 - a commit message shows them
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseError(f"{folder} is not a model folder ({error}); `python -m pipeline` writes one") from error
+    if size > LARGEST:
+        raise ReleaseError(f"{folder / MODEL} has {size:,} bytes, and {LARGEST:,} can be delivered in a ConfigMap")
     for field, pattern in IDENTITY.items():
         if not re.fullmatch(pattern, identity[field]):
             raise ReleaseError(f"{folder / MODEL}: {field} is {identity[field][:80]!r}, expected {pattern}")

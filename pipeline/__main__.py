@@ -56,7 +56,7 @@ def train(
         for reason in reasons:
             terminal.fail(f"the gate rejected the model: {reason}")
         terminal.say(
-            "next", f"compare the runs: mlflow ui --backend-store-uri {_registry_uri()}" if reasons else SERVE
+            "next", f"compare the runs: mlflow ui --backend-store-uri {_quoted_uri()}" if reasons else SERVE
         )
         raise typer.Exit(REJECTED if reasons else 0)
 
@@ -107,6 +107,11 @@ def _reject_options(context: typer.Context) -> None:
 
 def _registry_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{REPOSITORY}/.local/mlflow.db"
+
+
+def _quoted_uri() -> str:
+    # The variable and not its value, which may contain a password.
+    return '"$MLFLOW_TRACKING_URI"' if os.environ.get("MLFLOW_TRACKING_URI") else f"'{_registry_uri()}'"
 
 
 @contextmanager

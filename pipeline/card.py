@@ -71,7 +71,7 @@ def section(loaded: Data, candidates: Sequence[Evaluation]) -> str:
             ),
             "The gate:",
             _table(
-                ("metric", "floor", "margin below the production version"),
+                ("metric", "floor", "margin below the best version"),
                 ((name, f"{floor:.3f}", f"{margin:.3f}") for name, floor, margin in limits),
             ),
         ]

@@ -16,6 +16,9 @@ Ints = NDArray[np.int64]
 
 LOW, HIGH, STEP = np.array([(feature.low, feature.high, feature.step) for feature in FEATURES]).T
 
+RESERVED = frozenset({"prediction", "confidence"})
+"""Names under which the drift check reports the model's answers beside the features."""
+
 # The split belongs to the data and not to a training run: all models are tested on the same rows.
 SPLIT_SEED = 0
 
@@ -53,7 +56,12 @@ class Data:
 def load() -> Data:
     """Return the data set with its split. Raises ContractError."""
     values, classes = dataset.read()
-    features, labels = np.asarray(values, np.float64), np.asarray(classes, np.int64)
+    try:
+        features, labels = np.asarray(values, np.float64), np.asarray(classes, np.int64)
+    except (TypeError, ValueError) as error:
+        raise ContractError("numbers, and labels that are indices of classes", str(error)) from error
+    for expected, found in _wrong_rows(features, labels):
+        raise ContractError(expected, found)
     data = Data(features, labels, hold_out(features, labels))
     check(data)
     return data
@@ -73,10 +81,12 @@ def hold_out(features: Floats, labels: Ints) -> Ints:
     group = groups(features)
     unique = np.bincount(group)[group] == 1
     random = np.random.RandomState(SPLIT_SEED)  # NumPy never changes its stream; a Generator's may change
-    drawn = [
-        random.choice(np.flatnonzero(unique & (labels == label)), TEST_ROWS, replace=False)
-        for label in range(len(CLASSES))
-    ]
+    drawn = []
+    for label, name in enumerate(CLASSES):
+        rows = np.flatnonzero(unique & (labels == label))
+        if len(rows) < TEST_ROWS:
+            raise ContractError(f"{TEST_ROWS} rows of {name} that occur once, to hold out", f"{len(rows)}")
+        drawn.append(random.choice(rows, TEST_ROWS, replace=False))
     return np.sort(np.concatenate(drawn)).astype(np.int64)
 
 
@@ -88,7 +98,16 @@ def check(data: Data) -> None:
 
 def _violations(data: Data) -> Iterator[tuple[str, str]]:
     """Yield what is expected and what is found; a violation after the first may be a consequence of it."""
-    features, labels = data.features, data.labels
+    yield from _wrong_rows(data.features, data.labels)
+    yield from _wrong_counts(data.labels[data.test_rows], [TEST_ROWS] * len(CLASSES), "test rows")
+    group = groups(data.features)
+    for row in data.test_rows[np.isin(group[data.test_rows], group[data.train_rows])]:
+        yield "no test row among the training rows", f"test row {row}"
+
+
+def _wrong_rows(features: Floats, labels: Ints) -> Iterator[tuple[str, str]]:
+    for name in RESERVED.intersection(feature.name for feature in FEATURES):
+        yield f"features with names other than {' and '.join(sorted(RESERVED))}", name
     if features.shape != (sum(ROWS), len(FEATURES)):
         yield f"{sum(ROWS)} rows of {len(FEATURES)} features", f"shape {features.shape}"
     if labels.shape != (sum(ROWS),):
@@ -101,10 +120,6 @@ def _violations(data: Data) -> Iterator[tuple[str, str]]:
     for row in np.flatnonzero((labels < 0) | (labels >= len(CLASSES))):
         yield f"labels from 0 to {len(CLASSES) - 1}", f"{labels[row]} in row {row}"
     yield from _wrong_counts(labels, ROWS, "rows")
-    yield from _wrong_counts(labels[data.test_rows], [TEST_ROWS] * len(CLASSES), "test rows")
-    group = groups(features)
-    for row in data.test_rows[np.isin(group[data.test_rows], group[data.train_rows])]:
-        yield "no test row among the training rows", f"test row {row}"
 
 
 def _wrong_counts(labels: Ints, expected: Sequence[int], rows: str) -> Iterator[tuple[str, str]]:

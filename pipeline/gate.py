@@ -36,20 +36,21 @@ def metrics(evaluation: Evaluation) -> GateMetrics:
     return GateMetrics(evaluation.cv.f1, evaluation.test.accuracy)
 
 
-def check(candidate: GateMetrics, production: GateMetrics | None, parity: Parity) -> list[str]:
+def check(candidate: GateMetrics, best: GateMetrics | None, parity: Parity) -> list[str]:
     """Return the reasons to reject the candidate; it may be registered if the list is empty.
 
-    `production` has the metrics of the production version; None skips the comparison.
+    `best` has the best metrics of the versions that were measured on the same data; None skips the comparison. If
+    the candidate were compared with the newest version only, each could be a margin worse than the last.
     """
     reasons = []
     # The comparisons are negated so that they reject NaN, which compares false with everything.
     for name, value, floor in zip(GateMetrics._fields, candidate, FLOOR, strict=True):
         if not value >= floor:
             reasons.append(f"{name} is {value:.3f}, below the floor of {floor:.3f}")
-    if production is not None:
-        for name, value, current, margin in zip(GateMetrics._fields, candidate, production, MARGIN, strict=True):
-            if not value >= current - margin:
-                below = f"more than {margin:.3f} below the production version's {current:.3f}"
+    if best is not None:
+        for name, value, highest, margin in zip(GateMetrics._fields, candidate, best, MARGIN, strict=True):
+            if not value >= highest - margin:
+                below = f"more than {margin:.3f} below the best version's {highest:.3f}"
                 reasons.append(f"{name} is {value:.3f}, {below}")
     if parity.wrong_labels:
         reasons.append(f"the ONNX model labels {parity.wrong_labels} of {parity.rows} rows differently")

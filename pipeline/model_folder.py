@@ -18,6 +18,7 @@ from pipeline.evaluation import Evaluation, folds
 from pipeline.onnx_export import TOLERANCE, as_float32, predict
 
 MODEL, METADATA = "model.onnx", "model.json"
+LARGEST = 1_000_000  # bytes of model.json: a ConfigMap holds 1 MiB with its other fields
 LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "mlflow")
 
 
@@ -141,10 +142,21 @@ def write(out: Path, onnx: bytes, metadata: RegisteredModelMetadata) -> None:
         new = Path(staging) / "new"
         new.mkdir()
         (new / MODEL).write_bytes(onnx)
-        (new / METADATA).write_text(json.dumps(metadata, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (new / METADATA).write_text(text(metadata), encoding="utf-8")
         if out.exists():
             out.rename(Path(staging) / "old")
         new.rename(out)
+
+
+def text(metadata: ModelMetadata) -> str:
+    """Return the content of model.json. Raises FolderError if it is too large to be delivered."""
+    content = json.dumps(metadata, allow_nan=False, separators=(",", ":"), ensure_ascii=False) + "\n"
+    if (size := len(content.encode())) > LARGEST:
+        raise FolderError(
+            f"{METADATA} would have {size:,} bytes, and {LARGEST:,} can be delivered: a ConfigMap hands it to the "
+            "golden gate. Use fewer or rounded features, or fewer rows"
+        )
+    return content
 
 
 def require_model_folder(out: Path) -> None:

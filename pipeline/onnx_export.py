@@ -1,6 +1,7 @@
 """Export to ONNX, and the parity check against scikit-learn."""
 
 import warnings
+from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.pipeline import Pipeline
 
 from pipeline.data import HIGH, LOW, STEP, Floats, Ints
 from pipeline.dataset import FEATURES, MODEL_NAME
+from pipeline.errors import PipelineError
 
 OPSET = 17  # ONNX 1.12 (2022): supported by every runtime in use, and sufficient for these models
 RANDOM_ROWS = 1000
@@ -33,13 +35,19 @@ def convert(model: Pipeline) -> bytes:
     with warnings.catch_warnings():
         # skl2onnx 1.20 reads attributes of SVC that scikit-learn 1.9 deprecates; they are empty here.
         warnings.filterwarnings("ignore", "Attribute `prob[AB]_`", FutureWarning)
-        proto = convert_sklearn(
-            model,
-            name=MODEL_NAME,  # the default is random, and no two exports would have the same bytes
-            initial_types=[("features", FloatTensorType([None, len(FEATURES)]))],
-            options={"zipmap": False},
-            target_opset=OPSET,
-        )
+        try:
+            proto = convert_sklearn(
+                model,
+                name=MODEL_NAME,  # the default is random, and no two exports would have the same bytes
+                initial_types=[("features", FloatTensorType([None, len(FEATURES)]))],
+                options={"zipmap": False},
+                target_opset=OPSET,
+            )
+        except (RuntimeError, NotImplementedError, NameError, ValueError) as error:
+            name, reason = type(model[-1]).__name__, shorten(str(error), 200, placeholder=" ...")
+            raise PipelineError(
+                f"skl2onnx cannot convert {name}: {reason} Choose another estimator in pipeline/candidates.py"
+            ) from error
     return bytes(proto.SerializeToString())
 
 

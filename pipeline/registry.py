@@ -1,5 +1,6 @@
 """The MLflow registry: it records every training run and stores the model's versions with their metadata."""
 
+import fcntl
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from textwrap import shorten
 from typing import cast
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -48,15 +50,19 @@ class RegistryError(PipelineError):
 def connected(uri: str) -> Iterator[None]:
     """Use the tracking server or SQLite file at `uri`; raise MLflow's errors in the block as RegistryError."""
     try:
-        mlflow.set_tracking_uri(uri)
-        if mlflow.get_experiment_by_name(MODEL_NAME) is None:
-            mlflow.create_experiment(MODEL_NAME, artifact_location=_artifacts(uri))
-        mlflow.set_experiment(MODEL_NAME)
+        with _lock(uri):
+            mlflow.set_tracking_uri(uri)
+            experiment = mlflow.get_experiment_by_name(MODEL_NAME)
+            if experiment is None:
+                mlflow.create_experiment(MODEL_NAME, artifact_location=_artifacts(uri))
+            mlflow.set_experiment(MODEL_NAME)
     except MlflowException as error:
         raise RegistryError(
             f"cannot use the registry at {uri}: {_brief(error)}. "
             "Start it, or unset MLFLOW_TRACKING_URI to use the SQLite file in this repository's .local/"
         ) from error
+    if experiment and uri.startswith(SQLITE):
+        _refuse_moved(experiment.artifact_location, uri)
     try:
         yield
     except MlflowException as error:
@@ -69,6 +75,28 @@ def _artifacts(uri: str) -> str | None:
     if not uri.startswith(SQLITE):
         return None
     return Path(uri.removeprefix(SQLITE)).resolve().with_name("mlartifacts").as_uri()
+
+
+@contextmanager
+def _lock(uri: str) -> Iterator[None]:
+    # Two processes that create the tables of a SQLite file at once leave it broken; a server creates its own.
+    if not uri.startswith(SQLITE):
+        yield
+        return
+    database = Path(uri.removeprefix(SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield
+
+
+def _refuse_moved(location: str, uri: str) -> None:
+    # MLflow records absolute paths: a registry that was moved has its files in the old place, or nowhere.
+    if location != _artifacts(uri) and not Path(unquote(urlsplit(location).path)).exists():
+        raise RegistryError(
+            f"the registry at {uri} was moved: its files were in {location}. Move it back, or remove it and train "
+            "again: python -m pipeline"
+        )
 
 
 def _brief(error: Exception) -> str:
@@ -117,13 +145,22 @@ def log_verdict(winner: Evaluation, reasons: Sequence[str]) -> None:
     mlflow.set_tags({"winner": winner.algorithm.value, "gate": "; ".join(reasons) or "passed"})
 
 
-def production_metrics() -> GateMetrics | None:
-    """Return the gate metrics of the production version, or None without one. Raises RegistryError."""
-    number = _aliases().get(PRODUCTION_ALIAS)
-    if number is None:
-        return None
-    version = _version(number)
-    return GateMetrics(*(float(_tag(version, name)) for name in GateMetrics._fields))
+def production() -> str | None:
+    """Return the number of the production version, None without one."""
+    return _aliases().get(PRODUCTION_ALIAS)
+
+
+def best_metrics(data_sha256: str) -> GateMetrics | None:
+    """Return the best value of each gate metric among the versions that were measured on this data.
+
+    Return None without one. Raises RegistryError if another pipeline registered the production version.
+    """
+    if number := production():
+        for name in GateMetrics._fields:
+            _tag(_version(number), name)
+    same = [version.tags for version in _versions() if version.tags.get("data_sha256") == data_sha256]
+    measured = [GateMetrics(*(float(tags[name]) for name in GateMetrics._fields)) for tags in same]
+    return GateMetrics(*map(max, zip(*measured, strict=True))) if measured else None
 
 
 def register(run_id: str, onnx: bytes, metadata: ModelMetadata, tags: dict[str, str]) -> str:
@@ -168,10 +205,10 @@ def version_of(alias: str) -> str:
 def fetch(number: str) -> tuple[bytes, RegisteredModelMetadata]:
     """Return a version's verified ONNX model and metadata, without unpickling anything. Raises PipelineError."""
     version = _version(number)
+    run_id = _tag(version, "run_id")  # before the download: another pipeline's version has other files
     with tempfile.TemporaryDirectory() as folder:
         model = mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{number}", dst_path=folder)
         onnx = (Path(model) / MODEL).read_bytes()
-    run_id = _tag(version, "run_id")
     metadata = cast("ModelMetadata", mlflow.artifacts.load_dict(f"runs:/{run_id}/{METADATA}"))
     model_folder.verify(onnx, _tag(version, "sha256"), metadata)
     return onnx, RegisteredModelMetadata(
@@ -186,9 +223,13 @@ def _aliases() -> dict[str, str]:
     return {alias: str(number) for model in models for alias, number in model.aliases.items()}
 
 
+def _versions() -> Sequence[ModelVersion]:
+    found: Sequence[ModelVersion] = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")
+    return found
+
+
 def _version(number: str) -> ModelVersion:
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")
-    versions = {str(version.version): version for version in found}
+    versions = {str(version.version): version for version in _versions()}
     if number not in versions:
         existing = ", ".join(sorted(versions, key=int)) or "none yet"
         raise RegistryError(

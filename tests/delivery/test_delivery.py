@@ -3,14 +3,16 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from delivery import changes
+from delivery import changes, git, push
 from delivery.explanation import quoted, readable
 from delivery.history import history
 from delivery.release import COMPONENT, IMAGE, NAME, Release, ReleaseError, parse, read_model
@@ -259,6 +261,12 @@ def test_malformed_digest_is_refused(tmp_path: Path, digest: str) -> None:
         read_model(tmp_path, digest)
 
 
+def test_model_that_a_configmap_cannot_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps(_release(ONE).metadata | {"reference": "x" * 1_000_000}))
+    with pytest.raises(ReleaseError, match=r"has 1,000,\d{3} bytes, and 1,000,000 can be delivered"):
+        read_model(tmp_path, ONE)
+
+
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="python -m pipeline"):
         read_model(tmp_path, ONE)
@@ -403,6 +411,25 @@ def test_revert_by_event_needs_confirmation_and_is_idempotent(repository: Reposi
     assert "nothing to do" in again.stdout
 
 
+def test_old_message_does_not_take_back_a_release_that_was_overridden_since(repository: Repository) -> None:
+    _three_releases(repository)
+    assert _revert_by_event(repository, _event(), "--unconfirmed").returncode == 0
+    _do(repository, changes.promote(repository, override=True))
+    head = repository.head()
+    replayed = _revert_by_event(repository, _event(), "--unconfirmed")
+    assert (replayed.returncode, repository.head()) == (1, head)
+    assert "may be an old one" in replayed.stderr
+
+
+def test_unconfirmed_messages_do_not_walk_back_through_the_releases(repository: Repository) -> None:
+    _three_releases(repository)
+    assert _revert_by_event(repository, _event(), "--unconfirmed").returncode == 0
+    head = repository.head()
+    second = _revert_by_event(repository, _event(TWO), "--unconfirmed")
+    assert (second.returncode, repository.head()) == (1, head)
+    assert "restored by a revert" in second.stderr
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -410,6 +437,8 @@ def test_revert_by_event_needs_confirmation_and_is_idempotent(repository: Reposi
         "no JSON",
         "[]",
         '{"client_payload": 1}',
+        "[" * 60_000,
+        '{"client_payload":' * 60_000,
         '{"client_payload": {"namespace": "iris-prod"}}',
         _event(namespace="iris-prod-2"),
         _event(namespace="kube-system"),
@@ -442,8 +471,16 @@ def test_quoted_program_output_is_not_a_trailer(repository: Repository) -> None:
 def test_log_lines_are_made_readable() -> None:
     failed = {"level": "ERROR", "message": "failed", "traceback": "Traceback:\n  File\nRuntimeError: no scaler"}
     refused = {"level": "ERROR", "message": "refused", "detail": "the request failed"}
-    lines = [json.dumps(failed), json.dumps(refused), json.dumps(failed), "plain", "[1]", '{"other": 1}']
-    shown = ["failed: RuntimeError: no scaler", "refused: the request failed", "plain", "[1]", '{"other": 1}']
+    nested = "[" * 60_000
+    lines = [json.dumps(failed), json.dumps(refused), json.dumps(failed), "plain", "[1]", '{"other": 1}', nested]
+    shown = [
+        "failed: RuntimeError: no scaler",
+        "refused: the request failed",
+        "plain",
+        "[1]",
+        '{"other": 1}',
+        nested,
+    ]
     assert readable(lines) == shown
 
 
@@ -494,6 +531,19 @@ def _reverted(repository: Repository, digest: str) -> dict[str, str]:
     change = changes.revert(repository, "dev", "bad", digest)
     assert change
     return change.files
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_silent_git_server_is_given_up(silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(git, "SECONDS", 1.0)
+    with pytest.raises(ReleaseError, match="git clone: no answer in 1 seconds"):
+        push.run_and_push(f"git://{silent_server}/iris", ["revert", "prod"])
 
 
 @pytest.mark.parametrize("arguments", [["revert"], ["status"], ["why", "nowhere"], ["release"], ["--nothing"]])

@@ -1,13 +1,15 @@
 """The bundled data: its contract, and its split into training and test rows."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import data
+from pipeline import data, dataset
 from pipeline.data import ContractError, Data
 from pipeline.dataset import CLASSES, FEATURES
 from pipeline.errors import PipelineError
@@ -110,6 +112,39 @@ def test_a_test_row_that_is_also_a_training_row_violates_the_contract(iris: Data
         ContractError, match=f"expected no test row among the training rows, found test row {test_row}"
     ):
         data.check(replace(iris, features=features))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda x, y: ([*x.astype(object).tolist()[:-1], ["1,4", 1, 1, 1]], y), "expected numbers, and labels"),
+        (lambda x, y: (x, [CLASSES[label] for label in y]), "expected numbers, and labels"),
+        (lambda x, y: (x, [None, *y[1:]]), "expected numbers, and labels"),
+        (lambda x, y: (x, np.where(y == 2, 1, y)), "expected 50 rows of versicolor, found 100"),
+        (lambda x, y: (x[:0], y[:0]), r"expected 150 rows of 4 features, found shape \(0, 4\)"),
+    ],
+)
+def test_unusable_rows_violate_the_contract_before_they_are_split(
+    iris: Data, monkeypatch: pytest.MonkeyPatch, broken: Callable[..., Any], message: str
+) -> None:
+    monkeypatch.setattr(dataset, "read", lambda: broken(iris.features, iris.labels))
+    with pytest.raises(ContractError, match=message):
+        data.load()
+
+
+def test_more_test_rows_than_a_class_has_violate_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "TEST_ROWS", 51)
+    with pytest.raises(ContractError, match="expected 51 rows of setosa that occur once, to hold out, found"):
+        data.load()
+
+
+@pytest.mark.parametrize("name", ["prediction", "confidence"])
+def test_a_feature_must_not_have_a_name_of_the_drift_check(
+    iris: Data, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(data, "FEATURES", (FEATURES[0]._replace(name=name), *FEATURES[1:]))
+    with pytest.raises(ContractError, match=f"expected features with names other than .*, found {name}"):
+        data.check(iris)
 
 
 def test_a_contract_error_is_a_pipeline_error() -> None:

@@ -43,8 +43,8 @@ def test_one_flower_below_production_passes_and_two_are_rejected() -> None:
     production = GateMetrics(cv_f1=1.0, test_accuracy=1.0)
     assert gate.check(GateMetrics(119 / 120, 29 / 30), production, IN_PARITY) == []
     assert gate.check(GateMetrics(118 / 120, 28 / 30), production, IN_PARITY) == [
-        "cv_f1 is 0.983, more than 0.010 below the production version's 1.000",
-        "test_accuracy is 0.933, more than 0.034 below the production version's 1.000",
+        "cv_f1 is 0.983, more than 0.010 below the best version's 1.000",
+        "test_accuracy is 0.933, more than 0.034 below the best version's 1.000",
     ]
 
 

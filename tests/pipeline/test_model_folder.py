@@ -109,6 +109,17 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
         model_folder.write(out, b"", example_metadata())
 
 
+def test_a_model_that_a_configmap_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    metadata = example_metadata()
+    metadata["classes"] = ["x" * 1000] * 990
+    model_folder.write(out, b"", metadata)
+    metadata["classes"] = ["x" * 1000] * 1000
+    with pytest.raises(FolderError, match=r"would have 1,0\d\d,\d{3} bytes, and 1,000,000 can be delivered"):
+        model_folder.write(tmp_path / "other", b"", metadata)
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_golden_vectors_are_test_rows_with_the_answers_of_scikit_learn(
     iris: Data, evaluations: dict[Algorithm, Evaluation], metadata: ModelMetadata
 ) -> None:

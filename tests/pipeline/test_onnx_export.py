@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+from sklearn.neighbors import RadiusNeighborsClassifier
+from sklearn.pipeline import Pipeline
 
 from pipeline import candidates, onnx_export
 from pipeline.data import HIGH, LOW, Data
+from pipeline.errors import PipelineError
 from pipeline.evaluation import Evaluation
 from pipeline.names import SEED, Algorithm
 from pipeline.onnx_export import RANDOM_ROWS, TOLERANCE
@@ -66,6 +69,13 @@ def test_every_candidate_answers_as_scikit_learn_does(
     assert parity.rows == 150 + RANDOM_ROWS
     assert parity.wrong_labels == 0
     assert parity.difference <= TOLERANCE
+
+
+def test_an_estimator_that_cannot_be_converted_is_named(iris: Data) -> None:
+    model = Pipeline([("classify", RadiusNeighborsClassifier(50.0).fit(iris.features, iris.labels))])
+    model[-1].__class__ = type("Homemade", (RadiusNeighborsClassifier,), {})
+    with pytest.raises(PipelineError, match=r"skl2onnx cannot convert Homemade: .*pipeline/candidates\.py"):
+        onnx_export.convert(model)
 
 
 def test_the_comparison_detects_a_different_model(

@@ -89,7 +89,9 @@ def test_a_production_version_of_another_pipeline_is_an_error(tmp_path: Path) ->
         client.create_model_version(MODEL_NAME, source=tmp_path.as_uri())
         registry.set_production("1")
         with pytest.raises(registry.RegistryError, match="version 1 of iris-classifier has no tag 'cv_f1'"):
-            registry.production_metrics()
+            registry.best_metrics("")
+        with pytest.raises(registry.RegistryError, match="has no tag 'run_id': another pipeline registered it"):
+            registry.fetch("1")
 
 
 def test_the_commands_work_with_a_tracking_server(tracking_server: str, tmp_path: Path) -> None:

@@ -1,22 +1,26 @@
 """The commands end to end, with a real MLflow registry."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import onnxruntime
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from pipeline import candidates, data, model_folder, onnx_export
+from pipeline import candidates, data, gate, model_folder, onnx_export, registry
 from pipeline.data import Data
 from pipeline.dataset import FEATURES, MODEL_NAME
 from pipeline.model_folder import RegisteredModelMetadata
 from pipeline.names import Algorithm
 from tests.pipeline.conftest import History
+from tests.support.running import ROOT
 from tests.support.workspace import Workspace, folder
 
 
@@ -112,6 +116,39 @@ def test_an_unavailable_server_is_reported_in_one_line(tmp_path: Path, monkeypat
     assert "unset MLFLOW_TRACKING_URI" in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    "uri",
+    ["http://ada:s@cret@127.0.0.1:9", "http://s@cret@127.0.0.1:9", "postgresql://127.0.0.1:9/x?password=s@cret"],
+)
+def test_the_password_in_the_registrys_address_is_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    outcome = Workspace(tmp_path, uri).run("export")
+    assert outcome.exit_code == 1
+    assert "cannot use the registry at " in outcome.stderr
+    assert "cret" not in outcome.stdout + outcome.stderr
+
+
+def test_two_first_trainings_at_once_share_the_registry(tmp_path: Path) -> None:
+    script = "import sys; from pipeline import registry; registry.connected(sys.argv[1]).__enter__()"
+    command = [sys.executable, "-c", script, f"sqlite:///{tmp_path}/mlflow.db"]
+    started = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], printed
+
+
+def test_a_registry_that_was_moved_is_named(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    with registry.connected(f"sqlite:///{old}/mlflow.db"):
+        pass
+    old.rename(new)
+    outcome = Workspace(new, f"sqlite:///{new}/mlflow.db").run("export")
+    assert outcome.exit_code == 1
+    assert f"was moved: its files were in file://{old}/mlartifacts. Move it back, or " in outcome.stderr
+
+
 @pytest.mark.parametrize("name", ["model.onnx", "model.json"])
 def test_a_tampered_artifact_is_not_exported(
     history: History, tmp_path: Path, name: str, tampered: dict[str, Path]
@@ -162,10 +199,36 @@ def test_a_model_worse_than_the_production_version_is_rejected(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(candidates, "build", underfitted)
-    reasons = rejected(
-        history, "--algorithm", "logistic_regression", reason="below the production version's 0.967"
-    )
+    reasons = rejected(history, "--algorithm", "logistic_regression", reason="below the best version's 0.967")
     assert "floor" not in reasons
+
+
+def test_small_steps_down_add_up(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest version may be worse than an older one: the older one is what a model is compared with."""
+    with registry.connected(history.workspace.uri):
+        client, tags = mlflow.MlflowClient(), history.after_second.versions["2"]
+        client.set_model_version_tag(MODEL_NAME, "2", "cv_f1", "0.91")
+        client.set_model_version_tag(MODEL_NAME, "2", "test_accuracy", "0.91")
+    try:
+        assert outcome_of(history, monkeypatch) == 3
+    finally:
+        with registry.connected(history.workspace.uri):
+            for name in ("cv_f1", "test_accuracy"):
+                client.set_model_version_tag(MODEL_NAME, "2", name, tags[name])
+
+
+def outcome_of(history: History, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(candidates, "build", underfitted)
+    return history.workspace.run("--algorithm", "logistic_regression").exit_code
+
+
+def test_a_version_that_was_measured_on_other_data_is_not_compared(
+    history: History, iris: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "load", lambda: replace(iris, labels=iris.labels[::-1].copy()))
+    monkeypatch.setattr(gate, "FLOOR", gate.GateMetrics(2.0, 2.0))
+    reasons = rejected(history, "--algorithm", "logistic_regression", reason="below the floor")
+    assert "below the best version" not in reasons
 
 
 def test_a_model_that_answers_differently_as_onnx_is_rejected(
