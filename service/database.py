@@ -182,7 +182,7 @@ TABLE_ERRORS: dict[str, Callable[[psycopg2.extensions.Diagnostics], bool]] = {
 def rejects_row(error: Exception) -> bool:
     """Return whether the row itself is at fault, so that a retry would fail again."""
     if not isinstance(error, psycopg2.Error):
-        return isinstance(error, UnicodeDecodeError)  # the disk damaged it
+        return isinstance(error, ValueError)  # not UTF-8, or with a NUL: the disk damaged it
     code = error.pgcode or ""
     is_of_the_table = code in TABLE_ERRORS and TABLE_ERRORS[code](error.diag)
     return code[:2] in ROW_ERROR_CLASSES and not is_of_the_table

@@ -16,7 +16,7 @@ from service import database
 from service.settings import Settings, SettingsError, from_environ
 
 # A record as the journal stores it: no member of it is an object. One that spans two pages is not found.
-RECORD = re.compile(rb'\{"request_id":"[^{}]*\}')
+RECORD = re.compile(rb'\{"request_id":"[^{}\x00-\x1f]*\}')
 
 
 def records(file: Path) -> Iterator[bytes]:
@@ -63,7 +63,7 @@ def recover(settings: Settings) -> Iterator[str]:
                 try:
                     cursor.execute(database.INSERT, [f"[{record.decode()}]"])
                     new += cursor.rowcount
-                except (psycopg2.Error, UnicodeDecodeError) as error:
+                except (psycopg2.Error, ValueError) as error:
                     if not database.rejects_row(error):
                         raise
                     refused += 1

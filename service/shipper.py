@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 ROWS_A_STATEMENT = 500
 LINGER_SECONDS = 0.02
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between retries while PostgreSQL is unavailable, doubling
-ROW_ERRORS = (psycopg2.Error, UnicodeDecodeError)
+ROW_ERRORS = (psycopg2.Error, ValueError)
 
 
 class Shipper:
