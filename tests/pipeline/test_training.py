@@ -14,7 +14,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from pipeline import candidates, data, gate, model_folder, onnx_export, registry
+from pipeline import candidates, data, gate, model_folder, onnx_export, registry, terminal
 from pipeline.data import Data
 from pipeline.dataset import FEATURES, MODEL_NAME
 from pipeline.model_folder import RegisteredModelMetadata
@@ -116,10 +116,15 @@ def test_an_unavailable_server_is_reported_in_one_line(tmp_path: Path, monkeypat
     assert "unset MLFLOW_TRACKING_URI" in outcome.stderr
 
 
-@pytest.mark.parametrize(
-    "uri",
-    ["http://ada:s@cret@127.0.0.1:9", "http://s@cret@127.0.0.1:9", "postgresql://127.0.0.1:9/x?password=s@cret"],
-)
+def test_a_password_in_any_line_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.say("next", "use postgresql://127.0.0.1:9/x?password=s@cret&user=ada")
+    terminal.fail("GET http://ada:s@cret@127.0.0.1:9/x failed")
+    printed = capsys.readouterr()
+    assert printed.out == "next       use postgresql://127.0.0.1:9/x?password=***&user=ada\n"
+    assert printed.err == "error: GET http://***@127.0.0.1:9/x failed\n"
+
+
+@pytest.mark.parametrize("uri", ["http://ada:s@cret@127.0.0.1:9", "http://s@cret@127.0.0.1:9"])
 def test_the_password_in_the_registrys_address_is_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
