@@ -7,7 +7,7 @@ from pathlib import Path
 
 from delivery import changes, kubernetes
 from delivery.git import git_bytes
-from delivery.release import ReleaseError
+from delivery.release import ENVIRONMENTS, ReleaseError
 from delivery.repository import Commit, Repository
 
 FOLDERS = ("manifests", "overlays")
@@ -21,7 +21,8 @@ def changed(repository: Repository, environment: str, stable: str) -> list[Commi
     """
     base, path = _deployed(environment, stable)
     release = changes.folder(environment)
-    commits = repository.since(base, *FOLDERS, f":(exclude){release}")
+    releases = (f":(exclude){changes.folder(name)}" for name in ENVIRONMENTS)  # nothing else renders those
+    commits = repository.since(base, *FOLDERS, *releases)
     if not commits:
         return []
     renders = [_render(repository, commit.sha, path, release, base) for commit in reversed(commits)]

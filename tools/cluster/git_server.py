@@ -98,8 +98,8 @@ def start(token: str, say: Say) -> None:
     (folder() / "token").write_text(token)
     _stop_running()
     command = [sys.executable, "-P", "-m", "tools.cluster.git_server"]
-    environ = {**node.environment(), "PYTHONPATH": str(ROOT)}
-    environ.pop("TMPDIR", None)  # the folder is removed when `make up` ends
+    # The node's own /run ends with it, so a revert that is cut off by `down` leaves no clone behind.
+    environ = {**node.environment(), "PYTHONPATH": str(ROOT), "TMPDIR": "/run"}
     with node.log("git-server").open("a") as out:
         subprocess.Popen(
             node.nsenter(command),
