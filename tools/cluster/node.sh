@@ -16,7 +16,8 @@ while read -r name value; do
 done < config/kernel-settings
 resolver=$(readlink -f /etc/resolv.conf)
 mount -t tmpfs tmpfs /run
-mkdir -p /run/netns /run/lock
+mkdir -p /run/netns /run/lock /run/tmp
+export TMPDIR=/run/tmp # runc leaves a file where it is killed
 case $resolver in
   /run/*) mkdir -p "${resolver%/*}" && cp config/resolv.conf "$resolver" ;;
   *) mount --bind config/resolv.conf /etc/resolv.conf ;;
