@@ -80,7 +80,8 @@ def revert(
     try:
         abort = aborted(repository, environment)
         if abort and current and abort.digest == current.digest:
-            if abort.stable == abort.digest == (digest or abort.digest) and (event or not digest):
+            is_named = digest == abort.digest if event else not digest  # else a person insists on this digest
+            if abort.is_of_manifests and is_named:
                 _undo(repository, environment, abort, dry_run=dry_run)
                 return
             stable, explanation = abort.stable, abort.text
@@ -114,7 +115,7 @@ def why(environment: Environment) -> None:
         typer.echo(f"the cluster is unavailable ({error}); git's last rollback follows", err=True)
         abort = refused = None
     if abort and current and abort.digest == current.digest:
-        which = "" if abort.digest == abort.stable else f" --digest={abort.digest}"
+        which = "" if abort.is_of_manifests else f" --digest={abort.digest}"
         command = f"python -m delivery revert {environment}{which} && git push"
         typer.echo(f"{abort.text}\nnext: nothing; git is reverted automatically. If it is not: {command}")
     elif refused:

@@ -58,6 +58,11 @@ class Abort(NamedTuple):
     text: str
     changed: list[Commit] | None
 
+    @property
+    def is_of_manifests(self) -> bool:
+        """Return whether the stable version runs the same release, so that the manifests are to blame."""
+        return self.digest == self.stable
+
 
 class Unapplied(NamedTuple):
     """A commit that Argo CD could not apply, empty if Argo CD does not name one, and the explanation."""
