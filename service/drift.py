@@ -1,7 +1,7 @@
 """`python -m service.drift`: export the drift of traffic from the model's training data as gauges.
 
 This is a process of its own, from the serving image. It reads the prediction log, which has the predictions of all
-pods, and delays no request.
+pods, and delays no request. With IRIS_LOG_DAYS it also deletes old predictions.
 """
 
 import logging
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from service import database, logs
 from service.drift_statistics import DriftStatistic, Sample, compare
 from service.model_metadata import ModelError, ModelMetadata, Reference, read_model_metadata
+from service.retention import Retention
 from service.settings import Settings, SettingsError, cannot_listen, from_environ
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,8 @@ def main() -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    if settings.log_days:
+        Retention(settings, registry, stopping).start()
     extra: dict[str, object] = {"model": metadata.name, "version": metadata.version}
     if metadata.reference:
         log.info("ready", extra={**extra, "window": settings.drift_window, "minimum": MINIMUM_ROWS})

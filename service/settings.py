@@ -48,6 +48,8 @@ class Settings(BaseModel):
     """For `python -m service.drift`: number of newest predictions of the model's version to compare."""
     drift_seconds: float = Field(default=30.0, ge=1.0, le=3600.0)
     """For `python -m service.drift`: time between comparisons (seconds)."""
+    log_days: int | None = Field(default=None, ge=1, le=36500)
+    """For `python -m service.drift`: delete predictions that the log received more than so many days ago."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """DEBUG also logs each answered request."""
 

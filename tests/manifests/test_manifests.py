@@ -21,6 +21,7 @@ HOSTS = {"dev": "iris-dev.localhost", "prod": "iris.localhost"}
 SERVING = {"app.kubernetes.io/component": "serving"}
 # The fields in which dev may differ from prod, apart from its database: kind and path.
 DIFFERENT = {
+    ("Deployment", "spec.template.spec.containers.0.env"),
     ("HorizontalPodAutoscaler", "spec.maxReplicas"),
     ("HorizontalPodAutoscaler", "spec.minReplicas"),
     ("IngressRoute", "spec.routes.0.match"),
@@ -255,6 +256,15 @@ def test_the_drift_process_serves_no_traffic_and_survives_a_bad_image(
     assert "iris-drift" in {job["job_name"] for job in jobs}
 
 
+def test_dev_deletes_old_predictions_and_prod_keeps_them(rendered: dict[str, list[KubernetesObject]]) -> None:
+    days = {}
+    for where in ("dev", "local dev", "prod", "local prod"):
+        pods = {name: pod for name, _, pod in _pods(rendered[where])}
+        variables = {entry["name"]: entry.get("value") for entry in pods["iris-drift"]["containers"][0]["env"]}
+        days[where] = variables.get("IRIS_LOG_DAYS")
+    assert days == {"dev": "7", "local dev": "7", "prod": None, "local prod": None}
+
+
 def test_before_the_first_release_no_object_needs_an_image(
     rendered: dict[str, list[KubernetesObject]],
 ) -> None:
@@ -471,7 +481,8 @@ def test_the_service_exports_every_metric_and_label_that_a_rule_reads(
     assert shared_service.client.post("/predict/batch", json=rows).status_code == 200
     exported = shared_service.client.get("/metrics").text
     log = shared_service.environ["DATABASE_URL"]
-    with RunningService(model, log, tmp_path / "drift", module="service.drift", drift_seconds="1") as drift:
+    settings = {"drift_seconds": "1", "log_days": "7"}
+    with RunningService(model, log, tmp_path / "drift", module="service.drift", **settings) as drift:
         wait_until(lambda: drift.metric("iris_drift_statistic"), "drift to be measured")
         exported += drift.client.get("/metrics").text
     rules = (ROOT / "monitoring/rules.yml").read_text()

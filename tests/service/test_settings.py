@@ -14,6 +14,7 @@ def test_only_the_database_url_is_required() -> None:
     settings = from_environ({"DATABASE_URL": URL, "PATH": "/bin", "HOME": "/root"})
     assert settings == Settings(database_url=URL)
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.log_days is None  # nothing is deleted
 
 
 def test_every_setting_has_a_variable() -> None:
@@ -29,6 +30,7 @@ def test_every_setting_has_a_variable() -> None:
         "port": "80",
         "drift_window": "100",
         "drift_seconds": "1.5",
+        "log_days": "7",
         "log_level": "ERROR",
     }
     assert given.keys() | {"database_url"} == Settings.model_fields.keys()
@@ -47,6 +49,7 @@ def test_every_setting_has_a_variable() -> None:
         port=80,
         drift_window=100,
         drift_seconds=1.5,
+        log_days=7,
         log_level="ERROR",
     )
 
@@ -74,6 +77,9 @@ def test_settings_are_immutable() -> None:
         ("IRIS_DRIFT_WINDOW", "10001"),
         ("IRIS_DRIFT_SECONDS", "0.9"),
         ("IRIS_DRIFT_SECONDS", "nan"),
+        ("IRIS_LOG_DAYS", ""),
+        ("IRIS_LOG_DAYS", "0"),
+        ("IRIS_LOG_DAYS", "1.5"),
         ("IRIS_ENVIRONMENT", "Prod"),
         ("IRIS_ENVIRONMENT", ""),
         ("IRIS_ENVIRONMENT", "prod\n"),
