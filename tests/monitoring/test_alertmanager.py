@@ -246,8 +246,8 @@ def test_target_gone_for_iris_inhibits_dependent_alerts_only_in_its_namespace(
     }
     alerts = [{"alertname": name, "severity": severity} for name, severity in dependent.items()]
     down = {"alertname": "TargetDown", "job": "iris", "severity": "warning"}
-    waiting = {"alertname": "RolloutWaiting", "severity": "warning"}
-    alertmanager.post(*({**alert, "namespace": "gone"} for alert in (GONE, down, waiting, *alerts)))
+    others = [{"alertname": name, "severity": "warning"} for name in ("RolloutWaiting", "JournalLost")]
+    alertmanager.post(*({**alert, "namespace": "gone"} for alert in (GONE, down, *others, *alerts)))
     alertmanager.post(*({**alert, "namespace": "other-namespace"} for alert in (down, *alerts)))
     wait_until(lambda: len(receivers.about("gone")) >= 3, "the alerts that are not inhibited", 30)
     wait_until(
