@@ -6,6 +6,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
@@ -115,8 +116,11 @@ class Metrics:
             counter.inc(count)
 
     def tick(self) -> None:
-        """Sample the running totals for the rates. Call this once a second."""
+        """Sample the memory, and the running totals for the rates. Call this once a second."""
         self._samples.append((time.monotonic(), self._total, time.process_time()))
+        with suppress(OSError):  # while all descriptors are in use, the last value remains
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self._memory.set(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
     def exposition(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
@@ -124,8 +128,6 @@ class Metrics:
         if now > then:
             self._rps.set((self._total - total) / (now - then))
             self._cpu.set(100 * (time.process_time() - cpu) / (now - then))
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self._memory.set(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
         return generate_latest(self.registry)
 
 

@@ -18,10 +18,13 @@ class Pod(NamedTuple):
 
 
 def read(labels: Path) -> Pod:
-    """Return the pod that these labels describe. The defaults, also outside a cluster, are `stable` and 100."""
+    """Return the pod that these labels describe. The defaults, also outside a cluster, are `stable` and 100.
+
+    Raises OSError if the file exists and cannot be read.
+    """
     try:
         found = dict(LABEL.findall(labels.read_text()))
-    except OSError:
+    except FileNotFoundError:
         found = {}
     percentage = found.get("canary-percentage", "")
     return Pod(

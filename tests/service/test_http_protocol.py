@@ -5,12 +5,13 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.support.running import SETOSA, RunningService
+from tests.support.running import SETOSA, RunningService, wait_until
 
 BODY = json.dumps({"features": SETOSA}).encode()
 UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {}\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
@@ -198,16 +199,22 @@ def test_a_refused_request_is_counted_and_has_a_request_id(shared_service: Runni
 def impatient(
     model: Path, module_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
-    """A service that waits for half a second where others wait for a minute or two."""
-    running = RunningService(model, module_database, tmp_path_factory.mktemp("impatient") / "journal")
-    code = (
-        "import uvicorn; from functools import partial; from service import __main__, http_protocol; "
-        "http_protocol.REQUEST_SECONDS = 0.5; config = uvicorn.Config; "
-        "uvicorn.Config = lambda *a, **k: config(*a, **{**k, 'timeout_keep_alive': 0.5}); __main__.main()"
-    )
-    running.command = [sys.executable, "-c", code]
-    with running:
+    with waiting(0.5, model, module_database, tmp_path_factory.mktemp("impatient") / "journal") as running:
         yield running
+
+
+def waiting(
+    seconds: float, model: Path, database: str, journal: Path, prefix: Sequence[str] = ()
+) -> RunningService:
+    """Return a service that waits for so long where others wait for a minute or two."""
+    service = RunningService(model, database, journal)
+    code = (
+        "import uvicorn; from service import __main__, http_protocol; "
+        f"http_protocol.REQUEST_SECONDS = {seconds}; config = uvicorn.Config; "
+        f"uvicorn.Config = lambda *a, **k: config(*a, **{{**k, 'timeout_keep_alive': {seconds}}}); __main__.main()"
+    )
+    service.command = [*prefix, sys.executable, "-c", code]
+    return service
 
 
 @pytest.mark.parametrize(
@@ -239,3 +246,28 @@ def test_a_client_that_sends_a_byte_at_a_time_is_dropped(impatient: RunningServi
             client.sendall(b"\r\n" if time.monotonic() < started + 0.2 else b"G")
             time.sleep(0.1)
         pytest.fail("the service waits as long as there is a byte now and then")
+
+
+# Descriptors.
+
+
+def test_at_the_limit_of_descriptors_old_clients_are_served_and_new_ones_as_soon_as_silent_ones_are_dropped(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    def answers_a_new_client() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{service.url}/healthz").status_code == 200
+        return False
+
+    service = waiting(5, model, database, tmp_path / "journal", prefix=["prlimit", "--nofile=64"])
+    with service, contextlib.ExitStack() as silent:
+        assert service.client.get("/healthz").status_code == 200
+        for _ in range(100):
+            silent.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=20))
+        assert service.process
+        descriptors = Path(f"/proc/{service.process.pid}/fd")
+        wait_until(lambda: len(list(descriptors.iterdir())) == 64, "all descriptors to be in use")
+        assert service.predict().status_code == 200
+        assert service.metric("iris_memory_usage_mb") > 0
+        wait_until(answers_a_new_client, "a new client to be answered")
+        assert service.predict().status_code == 200

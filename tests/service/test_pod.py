@@ -35,6 +35,11 @@ def test_outside_a_cluster_the_role_is_stable_with_all_traffic(tmp_path: Path) -
     assert read(tmp_path / "labels") == ("stable", 100, "")
 
 
+def test_labels_that_cannot_be_read_are_not_those_of_a_stable_pod(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        read(tmp_path)
+
+
 def test_info_follows_label_changes_while_the_pod_runs(model: Path, database: str, tmp_path: Path) -> None:
     labels = tmp_path / "labels"
     labels.write_text(f'{LABELS}role="canary"\ncanary-percentage="10"\n')
