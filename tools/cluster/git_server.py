@@ -98,8 +98,7 @@ def start(token: str, say: Say) -> None:
     (folder() / "token").write_text(token)
     _stop_running()
     command = [sys.executable, "-P", "-m", "tools.cluster.git_server"]
-    # The node's own /run ends with it, so a revert that is cut off by `down` leaves no clone behind.
-    environ = {**node.environment(), "PYTHONPATH": str(ROOT), "TMPDIR": "/run"}
+    environ = {**node.environment(), "PYTHONPATH": str(ROOT)}
     with node.log("git-server").open("a") as out:
         subprocess.Popen(
             node.nsenter(command),
@@ -153,7 +152,7 @@ class Endpoint(BaseHTTPRequestHandler):
         event = self.rfile.read(int(length))
         try:
             is_known = json.loads(event)["event_type"] == "rollout-aborted"
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             is_known = False
         return (HTTPStatus.NO_CONTENT if is_known else HTTPStatus.UNPROCESSABLE_ENTITY), event
 

@@ -27,6 +27,8 @@ IP = "10.20.0.1"
 """The node's address. Like those of pods and Services, it exists only in the cluster's network namespace."""
 REGISTRY = f"{IP}:5000"
 KUBECONFIG = "/etc/kubernetes/admin.conf"
+TEMPORARY = "/run/tmp"
+"""The folder for temporary files on the node."""
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
 PRIVATE = (
     Path("/etc/kubernetes"),
@@ -99,6 +101,7 @@ def start(programs: Sequence[Path]) -> None:
         "PRIVATE": " ".join(map(str, PRIVATE)),
         "CGROUP": _cgroup(),
         "NODE_IP": IP,
+        "TMPDIR": TEMPORARY,
         "PORT_FORWARDS": " ".join(str(server.fileno()) for server in listeners.values()),
     }
     init = ("bash", str(SCRIPT), str(state()))
@@ -172,8 +175,11 @@ def nsenter(command: Sequence[str], *namespaces: str) -> list[str]:
 
     Raises NotRunningError.
     """
+    entered = namespaces or NAMESPACES
+    # The node's own /run ends with it, so a command that `down` cuts off leaves nothing behind.
+    temporary = [f"TMPDIR={TEMPORARY}"] if "--mount" in entered else []
     target = f"--target={require_running()}"
-    return ["nsenter", target, *(namespaces or NAMESPACES), "env", f"--chdir={Path.cwd()}", *command]
+    return ["nsenter", target, *entered, "env", f"--chdir={Path.cwd()}", *temporary, *command]
 
 
 def environment() -> Mapping[str, str]:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The node's init process. It runs the registry, containerd, the kubelet and the port forwards in namespaces of its own;
 # when it dies, the kernel ends all of them. node.py passes the state's folder as the argument, and these variables:
-# NODE_IP; PRIVATE, the folders to mount over; CGROUP; PORT_FORWARDS, the file descriptors of inherited listeners.
+# NODE_IP; PRIVATE, the folders to mount over; CGROUP; TMPDIR; PORT_FORWARDS, the descriptors of inherited listeners.
 set -u
 cd "$1" || exit 1
 for folder in $PRIVATE; do
@@ -16,8 +16,7 @@ while read -r name value; do
 done < config/kernel-settings
 resolver=$(readlink -f /etc/resolv.conf)
 mount -t tmpfs tmpfs /run
-mkdir -p /run/netns /run/lock /run/tmp
-export TMPDIR=/run/tmp # runc leaves a file where it is killed
+mkdir -p /run/netns /run/lock "$TMPDIR" # runc leaves a file in TMPDIR where it is killed
 case $resolver in
   /run/*) mkdir -p "${resolver%/*}" && cp config/resolv.conf "$resolver" ;;
   *) mount --bind config/resolv.conf /etc/resolv.conf ;;
