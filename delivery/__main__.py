@@ -8,13 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from delivery import changes, command_line, status
+from delivery import changes, command_line, manifests, status
 from delivery.changes import Change
 from delivery.event import LARGEST, read
 from delivery.explanation import Abort, aborted, listed, unapplied
 from delivery.history import history
 from delivery.kubernetes import ClusterUnavailable
-from delivery.manifests import FOLDERS
 from delivery.release import ENVIRONMENTS, ReleaseError, read_model
 from delivery.repository import Repository
 from delivery.watch import watch_release
@@ -26,6 +25,7 @@ app = typer.Typer(
 )
 Environment = Literal["dev", "prod"]
 NOTHING_TO_DO = "nothing to do: git has this already, or has moved on to another release"
+REVERT_BY_HAND = "find the commit that did it, and revert it: git revert COMMIT && git push"
 DryRun = Annotated[bool, typer.Option("--dry-run", help="print the commit, and change nothing")]
 Override = Annotated[bool, typer.Option("--override", help="release a digest that was rejected before")]
 
@@ -65,6 +65,9 @@ def revert(
     unconfirmed: Annotated[  # noqa: FBT002
         bool, typer.Option("--unconfirmed", help="trust the message if the cluster is unavailable")
     ] = False,
+    if_aborted: Annotated[  # noqa: FBT002
+        bool, typer.Option("--if-aborted", help="do nothing unless the cluster reports an abort")
+    ] = False,
     dry_run: DryRun = False,  # noqa: FBT002
 ) -> None:
     """Restore the previous release, and reject the current one.
@@ -82,18 +85,24 @@ def revert(
         if abort and current and abort.digest == current.digest:
             is_named = digest == abort.digest if event else not digest  # else a person insists on this digest
             if abort.is_of_manifests and is_named:
-                _undo(repository, environment, abort, dry_run=dry_run)
+                _undo(repository, environment, abort, reason, dry_run=dry_run)
                 return
             stable, explanation = abort.stable, abort.text
+            digest = abort.digest if if_aborted else digest
+        elif if_aborted:
+            typer.echo(f"nothing to do: the cluster reports no abort of the current release in {environment}")
+            return
         elif event and current and current.digest == digest:
             typer.echo(f"nothing to do: the cluster does not report an abort of {digest[:19]} in {environment}")
             raise typer.Exit(3)
         elif not event and (refused := unapplied(environment)):
             explanation = refused.text
     except ClusterUnavailable as error:
-        if event and not unconfirmed:
+        if if_aborted or (event and not unconfirmed):
             raise
         if event:
+            if current and current.digest == digest:
+                _refuse_if_manifests_changed(repository, environment)
             confirmed = False
             explanation = f"Aborted. The reason is not known: the cluster is unavailable ({error})"
     reason = reason.strip() or explanation or "Rolled back by hand, without a reason."
@@ -107,19 +116,26 @@ def why(environment: Environment) -> None:
     repository = Repository(Path())
     current = changes.current(repository, environment)
     rollback = next((period for period in history(repository, environment) if period.rolled_back), None)
+    revert = manifests.last_revert(repository)
     try:
         abort, refused = aborted(repository, environment), unapplied(environment)
     except ClusterUnavailable as error:
-        if not rollback:
+        if not (rollback or revert):
             raise
         typer.echo(f"the cluster is unavailable ({error}); git's last rollback follows", err=True)
         abort = refused = None
     if abort and current and abort.digest == current.digest:
         which = "" if abort.is_of_manifests else f" --digest={abort.digest}"
         command = f"python -m delivery revert {environment}{which} && git push"
-        typer.echo(f"{abort.text}\nnext: nothing; git is reverted automatically. If it is not: {command}")
+        automatic = f"nothing; git is reverted automatically. If it is not: {command}"
+        typer.echo(f"{abort.text}\nnext: {REVERT_BY_HAND if abort.needs_person else automatic}")
     elif refused:
         typer.echo(f"{refused.text}\nnext: python -m delivery revert {environment} && git push")
+    elif revert and not (rollback and rollback.until and rollback.until >= revert.time):
+        typer.echo(
+            f"a change of the manifests was reverted at {revert.time:%Y-%m-%d %H:%M} UTC: {revert.subject}\n"
+        )
+        typer.echo(f"{revert.body}\nnext: python -m delivery status {environment}")
     elif rollback:
         typer.echo(f"{rollback.release.name} was rolled back at {rollback.until:%Y-%m-%d %H:%M} UTC:\n")
         typer.echo(f"{rollback.explanation}\nnext: python -m delivery status {environment}")
@@ -194,31 +210,41 @@ def _commit(repository: Repository, change: Change | None, *, dry_run: bool) -> 
     _done(repository.commit(*change), change.message)
 
 
-def _undo(repository: Repository, environment: str, abort: Abort, *, dry_run: bool) -> None:
+def _undo(repository: Repository, environment: str, abort: Abort, reason: str, *, dry_run: bool) -> None:
     """Revert the commit that changed the manifests. Raises ReleaseError unless exactly one commit did.
 
     The stable version runs the same release: it is not to blame.
     """
-    if abort.changed == []:
-        typer.echo(NOTHING_TO_DO)
-        return
-    if abort.changed is None or len(abort.changed) > 1:
-        found = "\n".join(listed(abort.changed or [])) or "the commit that the stable version runs is not known"
+    if abort.needs_person:
         raise ReleaseError(
             f"{environment}'s release did not change, the manifests did; nothing was reverted. "
-            f"Find the commit that did it, and revert it: git revert COMMIT && git push\n{found}"
+            f"Next: {REVERT_BY_HAND}\n" + "\n".join(listed(abort.changed))
         )
+    if not abort.changed:  # it is reverted already
+        typer.echo(NOTHING_TO_DO)
+        return
     (commit,) = abort.changed
+    explanation = "\n\n".join(filter(None, [reason.strip(), abort.text]))
     message = (
-        f"{environment}: revert {commit.sha[:10]} ({commit.subject})\n\n{abort.text}\n\n"
-        f"This reverts commit {commit.sha}.\n"
+        f"{environment}: revert {commit.sha[:10]} ({commit.subject})\n\n{explanation}\n\n"
+        f"{manifests.REVERTED}: {commit.sha}\n"
     )
     if dry_run:
         typer.echo(f"would revert {commit.sha[:10]}:\n\n{message}")
         return
-    repository.refuse_changes(*FOLDERS)
+    repository.refuse_changes(*manifests.FOLDERS)
     releases = (changes.folder(name) for name in ENVIRONMENTS)
     _done(repository.undo(commit.sha, message, *releases), message)
+
+
+def _refuse_if_manifests_changed(repository: Repository, environment: str) -> None:
+    """Raise ReleaseError if the manifests changed after the release: only the cluster knows which was aborted."""
+    if younger := manifests.since_release(repository, environment):
+        raise ReleaseError(
+            f"the cluster is unavailable, and the manifests changed after {environment}'s release: which of them "
+            f"was aborted is not known. Nothing was changed. Next: {REVERT_BY_HAND}, or, for the release, "
+            f"python -m delivery revert {environment} && git push\n" + "\n".join(listed(younger))
+        )
 
 
 def _done(sha: str, message: str) -> None:

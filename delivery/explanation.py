@@ -63,6 +63,11 @@ class Abort(NamedTuple):
         """Return whether the stable version runs the same release, so that the manifests are to blame."""
         return self.digest == self.stable
 
+    @property
+    def needs_person(self) -> bool:
+        """Return whether a person has to find the commit to revert, because it is not exactly one."""
+        return self.is_of_manifests and (self.changed is None or len(self.changed) > 1)
+
 
 class Unapplied(NamedTuple):
     """A commit that Argo CD could not apply, empty if Argo CD does not name one, and the explanation."""
@@ -116,19 +121,26 @@ def aborted(repository: Repository, environment: str) -> Abort | None:
         return None  # or git was reverted, and the status is still that of the aborted release
     digest = rollouts.digest(rollout)
     stable = kubernetes.image(environment, rollout["status"].get("stableRS", "")).partition("@")[2]
+    changed = changed_manifests(repository, environment, rollout)
     try:
-        changed = manifests.changed(repository, environment, rollout["status"].get("stableRS", ""))
-    except (ReleaseError, ClusterUnavailable, LookupError, TypeError):
-        changed = None
-    try:
-        text = "\n\n".join(_explain(repository, environment, rollout, digest, stable, changed or []))
+        text = "\n\n".join(_explain(repository, environment, rollout, digest, stable, changed))
     except (LookupError, TypeError, ValueError) as error:  # the revert must not depend on the explanation
         text = f"Aborted. The status of the rollout could not be interpreted: {error!r}"
     return Abort(digest, stable, text, changed)
 
 
-def listed(commits: list[Commit]) -> list[str]:
-    """Return a line for each commit: who changed what."""
+def changed_manifests(repository: Repository, environment: str, rollout: KubernetesObject) -> list[Commit] | None:
+    """Return the commits, newest first, that changed the manifests since the stable version; None if not known."""
+    try:
+        return manifests.changed(repository, environment, rollout["status"].get("stableRS", ""))
+    except (ReleaseError, ClusterUnavailable, LookupError, TypeError):
+        return None
+
+
+def listed(commits: list[Commit] | None) -> list[str]:
+    """Return a line for each commit that changed the manifests: who changed what. None if that is not known."""
+    if commits is None:
+        return ["changed   not known: the commit that the stable version runs was not found"]
     return [f"changed   {commit.sha[:10]} by {commit.author}: {commit.subject}" for commit in commits]
 
 
@@ -198,7 +210,7 @@ def _explain(
     rollout: KubernetesObject,
     digest: str,
     stable: str,
-    changed: list[Commit],
+    changed: list[Commit] | None,
 ) -> Iterator[str]:
     """Yield the paragraphs of an explanation."""
     status = rollout["status"]

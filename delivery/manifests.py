@@ -11,6 +11,8 @@ from delivery.release import ENVIRONMENTS, ReleaseError
 from delivery.repository import Commit, Repository
 
 FOLDERS = ("manifests", "overlays")
+REVERTED = "Manifests-Reverted"
+"""The trailer of a commit that reverts another one, which it names."""
 
 
 def changed(repository: Repository, environment: str, stable: str) -> list[Commit]:
@@ -21,8 +23,7 @@ def changed(repository: Repository, environment: str, stable: str) -> list[Commi
     """
     base, path = _deployed(environment, stable)
     release = changes.folder(environment)
-    releases = (f":(exclude){changes.folder(name)}" for name in ENVIRONMENTS)  # nothing else renders those
-    commits = repository.since(base, *FOLDERS, *releases)
+    commits = _since(repository, base)
     if not commits:
         return []
     renders = [_render(repository, commit.sha, path, release, base) for commit in reversed(commits)]
@@ -31,6 +32,22 @@ def changed(repository: Repository, environment: str, stable: str) -> list[Commi
     first = max(number for number, render in enumerate(renders) if render == renders[0])
     pairs = zip(reversed(commits), renders, renders[1:], strict=False)
     return [commit for commit, before, after in list(pairs)[first:] if before != after][::-1]
+
+
+def since_release(repository: Repository, environment: str) -> list[Commit]:
+    """Return the commits, newest first, that changed manifests or overlays after the environment's release."""
+    newest = next(iter(repository.commits(changes.folder(environment))), None)
+    return _since(repository, newest.sha) if newest else []
+
+
+def last_revert(repository: Repository) -> Commit | None:
+    """Return the newest commit that reverted a change of the manifests after an abort, None if there is none."""
+    return next((commit for commit in repository.commits(".", REVERTED) if commit.trailers[REVERTED]), None)
+
+
+def _since(repository: Repository, base: str) -> list[Commit]:
+    releases = (f":(exclude){changes.folder(name)}" for name in ENVIRONMENTS)  # nothing else renders those
+    return repository.since(base, *FOLDERS, *releases)
 
 
 def _deployed(environment: str, stable: str) -> tuple[str, str]:
@@ -54,6 +71,9 @@ def _render(repository: Repository, commit: str, path: str, release: str, base: 
     with tempfile.TemporaryDirectory(prefix="iris-manifests-") as temporary:
         for sha, folder in ((commit, FOLDERS), (base, (release,))):
             archive = git_bytes(repository.root, "archive", sha, "--", *folder)
-            with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-                tar.extractall(temporary, filter="data")
+            try:
+                with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                    tar.extractall(temporary, filter="data")
+            except tarfile.TarError as error:  # a link that leads out of the repository
+                raise ReleaseError(f"{sha[:10]} cannot be rendered: {error}") from error
         return kubernetes.kustomize(Path(temporary) / path).replace(temporary, "")

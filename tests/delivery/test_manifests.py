@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from delivery import changes, kubernetes
-from delivery.__main__ import app
+from delivery import changes, kubernetes, manifests
+from delivery.__main__ import REVERT_BY_HAND, app
+from delivery.kubernetes import ClusterUnavailable
 from delivery.release import ReleaseError
 from delivery.repository import Repository
 from tests.delivery.test_delivery import ONE, THREE, TWO, _do, _event, _git, _release, repository
@@ -18,6 +19,7 @@ from tests.support.running import ROOT
 from tools import programs
 
 __all__ = ["repository"]  # the fixture
+NOT_KNOWN = "changed   not known: the commit that the stable version runs was not found"
 ROLLOUT = "manifests/iris/rollout.yaml"
 PROD = "overlays/prod/kustomization.yaml"
 ENVIRONMENT = "      - {op: add, path: /spec/template/spec/containers/0/env/-, value: {name: IRIS_ENVIRONMENT"
@@ -114,7 +116,8 @@ def test_commit_that_broke_the_pods_is_reverted_and_no_release_is_rejected(repos
     assert "# 1. A canary pod" in (repository.root / ROLLOUT).read_text()
     message = _git(repository.root, "log", "-1", "--format=%B")
     assert message.startswith(f"prod: revert {bad[:10]} (prod: four workers)\n\nAborted: not ready within 180 s\n")
-    assert f"This reverts commit {bad}." in message
+    assert f"changed   {bad[:10]} by Bob <bob@example.org>: prod: four workers\n" in message
+    assert repository.trailers(manifests.REVERTED) == [bad]
     assert repository.trailers(changes.REJECTED) == []
     assert changes.current(repository, "prod") == _release(TWO, "2")
     head = repository.head()
@@ -144,7 +147,7 @@ def test_change_that_was_reverted_since_is_not_blamed(repository: Repository) ->
     _git(repository.root, "revert", "--no-edit", "HEAD")
     bad = _edit(repository, ROLLOUT, "revisionHistoryLimit: 5", "revisionHistoryLimit: 4", "iris: four revisions")
     assert _by_event().exit_code == 0
-    assert f"This reverts commit {bad}." in _git(repository.root, "log", "-1", "--format=%B")
+    assert repository.trailers(manifests.REVERTED) == [bad]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -165,6 +168,7 @@ def test_nothing_is_reverted_if_the_commit_of_the_stable_version_is_not_known(
     done = _by_event()
     assert (done.exit_code, repository.head()) == (1, head)
     assert "nothing was reverted" in str(done.exception)
+    assert NOT_KNOWN in str(done.exception)
     assert _run("revert", "prod", f"--digest={TWO}").exit_code == 0
     assert changes.current(repository, "prod") == _release(ONE)
 
@@ -177,6 +181,93 @@ def test_rollback_of_a_release_names_what_else_changed(repository: Repository, c
     assert f"{changes.REJECTED}: {TWO}" in message
     assert f"changed   {bad[:10]} by Bob" in message
     assert "The manifests changed, too: if they are the cause, mend them first." in message
+
+
+def test_rollback_of_a_release_says_that_it_is_not_known_what_else_changed(
+    repository: Repository, cluster: dict[str, Any]
+) -> None:
+    cluster["stable"], cluster["history"] = ONE, []
+    assert _by_event().exit_code == 0
+    assert f"\n{NOT_KNOWN}\n" in _git(repository.root, "log", "-1", "--format=%B")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_why_says_that_a_person_has_to_find_the_commit(repository: Repository) -> None:
+    _workers(repository)
+    assert "next: nothing; git is reverted automatically" in _run("why", "prod").stdout
+    _edit(repository, ROLLOUT, "revisionHistoryLimit: 5", "revisionHistoryLimit: 4", "iris: four revisions")
+    assert f"next: {REVERT_BY_HAND}\n" in _run("why", "prod").stdout
+
+
+def test_why_names_the_reverted_commit_and_its_author_afterwards(
+    repository: Repository, cluster: dict[str, Any]
+) -> None:
+    bad = _workers(repository)
+    assert _by_event().exit_code == 0
+    cluster["rollout"]["status"]["abort"] = False
+    shown = _run("why", "prod").stdout
+    assert f"UTC: prod: revert {bad[:10]} (prod: four workers)\n\nAborted: not ready within 180 s\n" in shown
+    assert f"changed   {bad[:10]} by Bob <bob@example.org>: prod: four workers\n" in shown
+    _do(repository, changes.revert(repository, "prod", "It is slow."))
+    assert "It is slow." in _run("why", "prod").stdout
+
+
+@pytest.mark.usefixtures("cluster")
+def test_revert_of_manifests_has_the_reason_of_a_person(repository: Repository) -> None:
+    _workers(repository)
+    assert _run("revert", "prod", "--reason=Its pods exit.").exit_code == 0
+    message = _git(repository.root, "log", "-1", "--format=%B")
+    assert "(prod: four workers)\n\nIts pods exit.\n\nAborted: not ready within 180 s\n" in message
+
+
+def test_revert_if_aborted_does_the_same_as_the_message(repository: Repository, cluster: dict[str, Any]) -> None:
+    bad = _workers(repository)
+    cluster["rollout"]["status"]["abort"] = False
+    head = repository.head()
+    done = _run("revert", "prod", "--if-aborted")
+    assert (done.exit_code, repository.head()) == (0, head)
+    assert "nothing to do" in done.stdout
+    cluster["rollout"]["status"]["abort"] = True
+    assert _run("revert", "prod", "--if-aborted").exit_code == 0
+    assert repository.trailers(manifests.REVERTED) == [bad]
+    cluster["stable"] = ONE
+    assert _run("revert", "prod", "--if-aborted").exit_code == 0
+    assert repository.trailers(changes.REJECTED) == [TWO]
+
+
+def _unavailable(*_: object) -> None:
+    raise ClusterUnavailable("no route to host")
+
+
+@pytest.mark.parametrize("option", ["--if-aborted", "--unconfirmed"])
+@pytest.mark.usefixtures("cluster")
+def test_nothing_is_reverted_while_only_the_cluster_knows_what_was_aborted(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    bad = _workers(repository)
+    monkeypatch.setattr(kubernetes, "rollout", _unavailable)
+    if option == "--if-aborted":
+        done = _run("revert", "prod", option)
+        assert isinstance(done.exception, ClusterUnavailable)
+    else:
+        done = _run("revert", "--event=-", option, event=_event(TWO))
+        assert f"changed   {bad[:10]} by Bob" in str(done.exception)
+        assert REVERT_BY_HAND in str(done.exception)
+        assert "nothing to do" in _run("revert", "--event=-", option, event=_event(ONE)).stdout
+    assert (done.exit_code, repository.head()) == (1, bad)
+    assert repository.trailers(changes.REJECTED) == []
+
+
+def test_link_that_leads_out_of_the_repository_leaves_the_cause_unknown(
+    repository: Repository, cluster: dict[str, Any]
+) -> None:
+    (repository.root / "manifests/link").symlink_to("/etc/passwd")
+    _git(repository.root, "add", ".")
+    _git(repository.root, "commit", "--quiet", "--message=a link")
+    assert NOT_KNOWN in str(_by_event().exception)
+    cluster["stable"] = ONE
+    assert _by_event().exit_code == 0
+    assert repository.trailers(changes.REJECTED) == [TWO]
 
 
 def test_rescue_by_a_person_is_not_undone(repository: Repository, cluster: dict[str, Any]) -> None:

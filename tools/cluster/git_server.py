@@ -138,7 +138,7 @@ class Endpoint(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
         if status is HTTPStatus.NO_CONTENT:
-            threading.Thread(target=_revert, args=(event,), daemon=True).start()
+            threading.Thread(target=_revert_by_event, args=(event,), daemon=True).start()
 
     def _validate(self) -> tuple[HTTPStatus, bytes]:
         if self.path != DISPATCH_PATH:
@@ -161,30 +161,32 @@ class Endpoint(BaseHTTPRequestHandler):
         _log(repr(form % values)[1:-1])
 
 
-def _revert(event: bytes) -> None:
-    """Run `delivery revert` with the event and push its commit, as the workflow on GitHub does."""
-    with REVERTING, tempfile.NamedTemporaryFile(prefix="iris-git-server-") as message:
+def _revert_by_event(event: bytes) -> None:
+    with tempfile.NamedTemporaryFile(prefix="iris-git-server-") as message:
         message.write(event)
         message.flush()
+        _revert(f"--event={message.name}")
+
+
+def _revert(*arguments: str) -> None:
+    """Run `delivery revert` and push its commit, as the workflow on GitHub does."""
+    with REVERTING:
         try:
-            _, outputs = run_and_push(str(repository()), ("revert", f"--event={message.name}"))
+            _, outputs = run_and_push(str(repository()), ("revert", *arguments))
         except ReleaseError as error:
             outputs = str(error)
         _log(outputs.strip())
 
 
 def _reconcile() -> None:
-    """Revert aborted releases without a message: Argo Rollouts sends it only once, and it may be lost."""
+    """Revert aborted releases without a message, which may be lost."""
     while True:
         time.sleep(RECONCILE_SECONDS)
         for environment in ENVIRONMENTS:
-            with contextlib.suppress(ClusterUnavailable, OSError):  # the next round tries again
+            with contextlib.suppress(ClusterUnavailable, OSError, ValueError):  # the next round tries again
                 rollout = kubernetes.rollout(environment)
                 if rollout and is_aborted(rollout):
-                    image = rollout["spec"]["template"]["spec"]["containers"][0]["image"]
-                    namespace = kubernetes.namespace(environment)
-                    payload = {"namespace": namespace, "rollout": "iris", "image": image}
-                    _revert(json.dumps({"client_payload": payload}).encode())
+                    _revert(environment, "--if-aborted")
 
 
 def _refresh_on_push() -> None:
