@@ -1,10 +1,10 @@
-"""Report the state of an environment: git's release, Argo CD's sync, and the rollout's progress."""
+"""Report the state of an environment: git's release, Argo CD's sync, changed manifests, the rollout's progress."""
 
 from collections.abc import Iterator
 
 from delivery import changes, kubernetes
 from delivery import rollout as rollouts
-from delivery.explanation import read_metrics, unapplied
+from delivery.explanation import changed_manifests, listed, read_metrics, unapplied
 from delivery.kubernetes import KubernetesObject
 from delivery.repository import Repository
 
@@ -20,6 +20,7 @@ def lines(repository: Repository, environment: str) -> Iterator[str]:
     if rollout is None:
         yield "rollout   none"
         return
+    yield from listed(changed_manifests(repository, environment, rollout) or [])
     yield f"rollout   {_progress(rollout)}"
     status = rollout.get("status", {})
     if status.get("message"):

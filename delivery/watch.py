@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from delivery import changes, kubernetes
 from delivery import rollout as rollouts
-from delivery.explanation import unapplied
+from delivery.explanation import changed_manifests, listed, unapplied
 from delivery.kubernetes import ClusterUnavailable, KubernetesObject
 from delivery.release import ReleaseError, parse
 from delivery.repository import Repository
@@ -36,7 +36,10 @@ def watch_release(
             say(state)
             reported = state
         promoted = verdict(rollout, digest, applied=applied)
-        applied = applied or _has_digest(rollout, digest)
+        if rollout and not applied and _has_digest(rollout, digest):
+            applied = True
+            for line in listed(changed_manifests(repository, environment, rollout) or []):
+                say(line)
         if not applied and refused and _releases(repository, refused.commit, environment, digest):
             say(refused.text)
             return False

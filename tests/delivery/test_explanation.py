@@ -152,9 +152,12 @@ def test_status_shows_git_argo_cd_the_rollout_and_its_gates(
     monkeypatch.setattr(kubernetes, "application", lambda _: application)
     monkeypatch.setattr(changes, "current", lambda *_: Release(NEW, '{"version": "2"}'))
     cluster["rollout"] = rollout(abort=False, phase="Progressing", message="", currentStepIndex=1)
+    limits = commit(timedelta())._replace(subject="slo: allow 2 %")
+    monkeypatch.setattr(manifests, "changed", lambda *_: [limits])
     _, *lines = status.lines(Repository(Path()), "prod")
     assert lines == [
         "Argo CD   Synced to commit 049f066a32, Healthy",
+        "changed   049f066a32 by Ada <ada@example.org>: slo: allow 2 %",
         f"rollout   Progressing: {NEW[:19]} serves 10 % of traffic, step 1 of 2",
         "gate      Failed",
         "   failed  server errors at the pods    30.4 %     limit 1 %",

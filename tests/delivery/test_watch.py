@@ -1,14 +1,15 @@
 """The verdict on a release. The drill watches real Rollouts; here kubectl's answers are replaced."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from delivery import kubernetes, watch
+from delivery import kubernetes, manifests, watch
 from delivery.explanation import Unapplied
 from delivery.kubernetes import ClusterUnavailable
 from delivery.release import Release
-from delivery.repository import Repository
+from delivery.repository import Commit, Repository
 from delivery.watch import verdict, watch_release
 from tests.support.running import ROOT
 
@@ -71,6 +72,20 @@ def test_watch_tolerates_a_short_outage_of_the_cluster(
     else:
         with pytest.raises(ClusterUnavailable):
             watch_release(Repository(ROOT), "prod", NEW, 10, lambda _: None)
+
+
+def test_watch_announces_once_which_manifests_changed_since_the_stable_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    author, time = "Ada <ada@example.org>", datetime(2026, 11, 24, tzinfo=UTC)
+    limits = Commit("049f066a32c", author, time, "slo: allow 2 %", "", {})
+    answers = iter([_rollout(OLD), _rollout(stableRS="a"), _rollout(stableRS="a"), _rollout()])
+    monkeypatch.setattr(kubernetes, "rollout", lambda _: next(answers))
+    monkeypatch.setattr(manifests, "changed", lambda *_: [limits])
+    monkeypatch.setattr(watch, "PAUSE", 0.01)
+    said: list[str] = []
+    assert watch_release(Repository(ROOT), "prod", NEW, 10, said.append)
+    assert [line for line in said if "slo" in line] == [f"changed   049f066a32 by {author}: slo: allow 2 %"]
 
 
 def test_watch_fails_at_once_if_the_cluster_never_answered(monkeypatch: pytest.MonkeyPatch) -> None:

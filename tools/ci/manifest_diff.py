@@ -16,6 +16,7 @@ from tools.errors import ToolError
 
 APPLIED = ("overlays/dev", "overlays/prod", "monitoring", "manifests/argocd")
 LARGEST = 900_000  # characters; the summary of a job may have 1 MiB
+GATES = "Limits or steps that judge every release from now on change"
 Objects = dict[str, str]
 
 
@@ -32,6 +33,8 @@ def manifest_diff(repository: Path, base: str, kustomize: Path) -> str:
         return f"The base {base[:40]} does not exist: there is nothing to compare with.\n"
     before, after = (_rendered(repository, commit, kustomize) for commit in (ancestor, "HEAD"))
     lines = [f"## Changes that Argo CD would apply, compared with {ancestor[:10]}", ""]
+    if names := [name for folder in APPLIED for name in _changed_gates(before[folder], after[folder])]:
+        lines += [f"**{GATES}: {', '.join(names)}**", ""]
     for folder in APPLIED:
         changed = list(_changed(before[folder], after[folder]))
         lines += [f"**{folder}**: {len(changed)} of {len(after[folder])} objects differ", "", *changed]
@@ -63,6 +66,19 @@ def _objects(folder: Path, commit: str, kustomize: Path) -> Objects:
 def _name(item: dict[str, Any]) -> str:
     metadata = item["metadata"]
     return "/".join([item["kind"], *filter(None, (metadata.get("namespace"), metadata["name"]))])
+
+
+def _changed_gates(before: Objects, after: Objects) -> list[str]:
+    """Return the names of the AnalysisTemplates and Rollouts that judge a release differently than before."""
+    return [name for name in sorted(before.keys() & after.keys()) if _gate(before[name]) != _gate(after[name])]
+
+
+def _gate(text: str) -> dict[str, Any] | None:
+    """Return the part of an object that judges a release, None if there is none."""
+    item = yaml.safe_load(text)
+    if item["kind"] not in {"AnalysisTemplate", "Rollout"}:
+        return None
+    return {key: value for key, value in item["spec"].items() if key != "template"}  # the pods judge nothing
 
 
 def _changed(before: Objects, after: Objects) -> Iterator[str]:

@@ -1,10 +1,13 @@
 """The summary that a person approves: dev's release beside prod's, with their scores and the model card."""
 
 from delivery import changes
+from delivery.explanation import listed
+from delivery.manifests import since_release
 from delivery.release import ReleaseError
 from delivery.repository import Repository
 
 CARD = "docs/MODEL_CARD.md"
+CHANGED = "Manifests, which may include limits and steps of the gates, that changed since prod's last release:"
 METADATA = ("version", "algorithm", "run_id", "sha256")
 
 
@@ -18,7 +21,10 @@ def promotion(repository: Repository) -> str:
     names = ("image", *METADATA, *new.metrics)
     rows = [f"| {name} | {_cell(prod.get(name, ''))} | {_cell(dev.get(name, ''))} |" for name in names]
     table = "\n".join(["| | prod now | to be promoted |", "|---|---|---|", *rows])
-    return f"# {change.message.splitlines()[0]}\n\n{table}\n\n{(repository.root / CARD).read_text()}"
+    parts = [f"# {change.message.splitlines()[0]}", table]
+    if commits := listed(since_release(repository, "prod")):
+        parts += [CHANGED, "\n".join(f"    {line}" for line in commits)]  # indented: people wrote the subjects
+    return "\n\n".join([*parts, (repository.root / CARD).read_text()])
 
 
 def _cell(value: object) -> str:

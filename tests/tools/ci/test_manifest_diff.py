@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from delivery import changes
+from tests.support.overlays import RELEASE
 from tests.support.running import ROOT
 from tools import programs
-from tools.ci.manifest_diff import APPLIED, manifest_diff
+from tools.ci.manifest_diff import APPLIED, GATES, manifest_diff
 from tools.errors import ToolError
 
 Change = Callable[[str, str, str], None]
@@ -57,6 +59,35 @@ def test_diff_shows_only_the_changed_objects(repository: Path, change: Change, k
     assert "\n-  replicas: 1\n+  replicas: 2\n" in text
     assert "**overlays/dev**: 1 of " in text
     assert text.count(": 0 of ") == len(APPLIED) - 1
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "gates"),
+    [
+        (
+            "manifests/iris/analysistemplate-slo.yaml",
+            "> 0.01",
+            "> 0.02",
+            ["AnalysisTemplate/iris-dev/slo", "AnalysisTemplate/iris-prod/slo"],
+        ),
+        ("manifests/iris/rollout.yaml", "setWeight: 10\n", "setWeight: 50\n", ["Rollout/iris-prod/iris"]),
+        ("manifests/iris/rollout.yaml", 'DRAIN_SECONDS, value: "120"', 'DRAIN_SECONDS, value: "60"', []),
+    ],
+)
+def test_changed_limits_and_steps_are_announced_first(
+    repository: Path, change: Change, kustomize: Path, file: str, old: str, new: str, gates: list[str]
+) -> None:
+    for environment in ("dev", "prod"):
+        for name, text in RELEASE.files().items():
+            (repository / changes.folder(environment) / name).write_text(text)
+    _git(repository, "add", ".")
+    _git(repository, "commit", "--quiet", "--message=released")
+    _git(repository, "branch", "--force", "main")
+    change(file, old, new)
+    text = manifest_diff(repository, "main", kustomize)
+    assert text.splitlines()[2].startswith("**overlays/dev**") == (not gates)
+    assert (f"\n\n**{GATES}: {', '.join(gates)}**\n\n**overlays/dev**: " in text) == bool(gates)
+    assert (GATES in text) == bool(gates)
 
 
 def test_newer_commits_of_main_are_not_part_of_the_diff(repository: Path, change: Change, kustomize: Path) -> None:

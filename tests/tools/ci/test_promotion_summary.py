@@ -10,7 +10,7 @@ from delivery import changes
 from delivery.release import COMPONENT, Release, ReleaseError
 from delivery.repository import Repository
 from tests.support.clone import NOTHING
-from tools.ci.promotion import CARD, promotion
+from tools.ci.promotion import CARD, CHANGED, promotion
 
 ONE, TWO = (f"sha256:{digit * 64}" for digit in "12")
 
@@ -52,6 +52,18 @@ def test_summary_compares_both_releases_and_has_the_model_card(repository: Repos
     for row in (f"| image | {ONE[:19]} | {TWO[:19]} |", "| version | 1 | 2 |", "| accuracy | 0.9 | 0.9667 |"):
         assert row in shown
     assert "Not for botany." in shown
+
+
+def test_summary_lists_the_manifests_that_changed_since_the_last_release_of_prod(repository: Repository) -> None:
+    _ship(repository, "prod", ONE, 0.9)
+    _ship(repository, "dev", TWO, 0.96667)
+    assert CHANGED not in promotion(repository)
+    (repository.root / "manifests").mkdir()
+    (repository.root / "manifests/limits.yaml").touch()
+    for command in (["add", "."], ["commit", "--quiet", "--message=slo: allow ``` 2 %"]):
+        subprocess.run(["git", *command], cwd=repository.root, check=True)
+    changed = f"    changed   {repository.head()[:10]} by Ada <ada@example.org>: slo: allow ``` 2 %"
+    assert f"\n\n{CHANGED}\n\n{changed}\n\n# Model card" in promotion(repository)
 
 
 def test_summary_of_the_first_release_has_an_empty_column(repository: Repository) -> None:
