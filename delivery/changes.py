@@ -104,7 +104,7 @@ def revert(
     good = _rollback_target(past, rejected[0] | {bad.digest}, stable)
     if good is None:
         raise ReleaseError(
-            f"every release of {environment} was rejected: there is none to go back to; "
+            f"every release of {environment} was rejected: there is nothing to roll back to; "
             "`python -m delivery release` ships another one"
         )
     message = (

@@ -130,7 +130,7 @@ def test_second_revert_skips_rejected_releases(repository: Repository) -> None:
     _do(repository, changes.revert(repository, "prod", "bad"))
     _do(repository, changes.revert(repository, "prod", "bad, too", TWO))
     assert changes.current(repository, "prod") == _release(ONE)
-    with pytest.raises(ReleaseError, match="there is none to go back to"):
+    with pytest.raises(ReleaseError, match="there is nothing to roll back to"):
         changes.revert(repository, "prod", "all bad", ONE)
 
 

@@ -81,7 +81,7 @@ def test_merged_revert_rejects_and_what_was_on_the_branch_was_never_released(rep
     _git(repository.root, "merge", "--quiet", "--no-edit", "rescue")
     assert _reverted_to(repository) is None
     assert [period.release.digest for period in history(repository, "prod")] == [ONE, THREE, TWO, ONE]
-    with pytest.raises(ReleaseError, match="there is none to go back to"):
+    with pytest.raises(ReleaseError, match="there is nothing to roll back to"):
         changes.revert(repository, "prod", "bad", ONE)
 
 
