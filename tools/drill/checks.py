@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from delivery.changes import REJECTED
 from delivery.explanation import FAILED_MARK, METRIC_LABELS
+from delivery.manifests import REVERTED
 from tools.cluster import git_server, node
 from tools.drill.environment import Environment, Shipment
 from tools.drill.recording import EventKind
@@ -152,6 +153,21 @@ def find_revert(digest: str) -> tuple[str, str]:
     found = git_server.git("log", "--format=%H%n%B", trailer, "--max-count=1", "main", "--", "overlays/prod")
     require(bool(found), "git was not reverted")
     commit, _, message = found.partition("\n")
+    return commit, message
+
+
+def find_undo(bad: str) -> tuple[str, str]:
+    """Return the commit that undoes everything that happened since `bad`, and its message, without its subject.
+
+    Raises ToolError if main has another commit since, or other files than before `bad`.
+    """
+    since = git_server.git("log", "--format=%H", f"{bad}..main").split()
+    require(len(since) == 1, f"not exactly one commit follows: {since}")
+    require(not git_server.git("diff", f"{bad}^", "main"), "git has other files than before")
+    commit, _, message = git_server.git("log", "--format=%H%n%b", f"--grep={REVERTED}: {bad}", "main").partition(
+        "\n"
+    )
+    require(commit == since[0], "the revert does not name the commit in its trailer")
     return commit, message
 
 

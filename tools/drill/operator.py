@@ -46,9 +46,8 @@ class Operator:
             raise CommandFailed(done.stderr.strip() or done.stdout.strip())
         return done.stdout
 
-    @contextmanager
-    def committed(self, message: str, *edits: tuple[str, str, str]) -> Iterator[str]:
-        """Push a commit of edits (path, old text, new text), yield its id, and push its revert after the block."""
+    def commit(self, message: str, *edits: tuple[str, str, str]) -> str:
+        """Push a commit of edits (path, old text, new text), and return its id."""
         self.pull()
         for path, old, new in edits:
             file = self.folder / path
@@ -57,7 +56,12 @@ class Operator:
                 raise ToolError(f"{path} does not contain {old!r}: update the drill")
             file.write_text(text.replace(old, new))
         git(self.folder, "commit", "--quiet", "--all", f"--message={message} (drill)", environ=IDENTITY)
-        commit = self.push()
+        return self.push()
+
+    @contextmanager
+    def committed(self, message: str, *edits: tuple[str, str, str]) -> Iterator[str]:
+        """Push a commit of edits, yield its id, and push its revert after the block."""
+        commit = self.commit(message, *edits)
         try:
             yield commit
         finally:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from delivery import rollout as rollouts
+from delivery.__main__ import NOTHING_TO_DO
 from delivery.explanation import ABORTED_BY_PERSON, NOT_READY, SIGNATURE_NOT_VERIFIED, WHOLE_TRAFFIC
 from tools.cluster import git_server, node, secrets
 from tools.drill import checks, dashboards, release_images
@@ -94,6 +95,35 @@ def start_no_unsigned_image(environment: Environment) -> Outcome:
     checks.assert_no_events(environment, begun, "weight", "gate", "abort", "promoted")
     checks.assert_no_failures(environment, begun)
     return Outcome("not started", 0, revert=commit[:10])
+
+
+def revert_manifests(environment: Environment) -> Outcome:
+    """Break the pods by a commit to the manifests: only that commit is reverted, and no release is rejected."""
+    operator, watch, image = environment.operator, environment.watch, environment.running_image()
+    operator.run(image.release("--override"))
+    watch.until(lambda: environment.runs_only("dev", image), 300, "dev to run prod's release")
+    begun, log = time.time(), node.log("git-server")
+    logged = len(log.read_text())
+    drain = '{name: IRIS_DRAIN_SECONDS, value: "120"}'
+    workers = (
+        f'{drain}\n            - {{name: IRIS_WORKERS, value: "4"}}'  # the service does not know it, and exits
+    )
+    bad = operator.commit("iris: four workers", ("manifests/iris/rollout.yaml", drain, workers))
+    watch.until(lambda: bool(environment.events(begun, "abort", "promoted")), 420, "an abort of prod")
+    require(not environment.events(begun, "promoted"), "it was promoted")
+    argo_rollouts("abort", environment="dev")  # its own deadline is later than the revert
+    watch.until(lambda: git_server.head() != bad, 60, "the revert in git")
+    environment.wait_until_stable()
+    watch.until(lambda: environment.runs_only("dev", image), 90, "dev to be healthy again")
+    watch.until(lambda: NOTHING_TO_DO in log.read_text()[logged:], 60, "the second abort to change nothing")
+    revert, message = checks.find_undo(bad)
+    for text in (NOT_READY, f"changed   {bad[:10]} by Ada <ada@example.org>: iris: four workers (drill)"):
+        require(text in message, f"the revert does not say {text!r}: {message}")
+    require(message in operator.delivery("why", "prod"), "delivery why does not show the revert")
+    environment.wait_until_synced()
+    require(not any(environment.weights(begun)), "the new pods got traffic")
+    checks.assert_no_failures(environment, begun)
+    return Outcome(checks.ROLLED_BACK, 0, revert=revert[:10])
 
 
 def wait_without_traffic(environment: Environment) -> Outcome:
@@ -297,9 +327,9 @@ def stopped(namespace: str, workload: str) -> Iterator[None]:
         node.run("kubectl", "rollout", "status", workload, f"--namespace={namespace}", "--timeout=90s")
 
 
-def argo_rollouts(*command: str) -> None:
-    """Run a command of `kubectl argo rollouts` on prod's Rollout."""
-    node.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], "--namespace=iris-prod")
+def argo_rollouts(*command: str, environment: str = "prod") -> None:
+    """Run a command of `kubectl argo rollouts` on the Rollout of dev or prod."""
+    node.run("kubectl", "argo", "rollouts", command[0], "iris", *command[1:], f"--namespace=iris-{environment}")
 
 
 BEFORE, AT_10 = "rolled back before any traffic", "rolled back at 10 %"
@@ -309,6 +339,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Environment], Outcome]]] = {
     "wrong-answers": (BEFORE, partial(roll_back_fault, "swapped", Rollback(0, GOLDEN))),
     "crash": (BEFORE, partial(roll_back_fault, "crash", NEVER_READY)),
     "unsigned": ("not started", start_no_unsigned_image),
+    "manifest": ("the commit is reverted, no release is rejected", revert_manifests),
     "errors-3": (AT_10, partial(roll_back_fault, "errors-3", ERRORS_AT_10)),
     "slow": (AT_10, partial(roll_back_fault, "slow", Rollback(10, frozenset({"latency-p95"})))),
     "resets": (AT_10, partial(roll_back_fault, "resets", Rollback(10, ROUTER_ERRORS))),
