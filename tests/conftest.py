@@ -16,6 +16,8 @@ from tests.support.running import ROOT, RunningService, environment
 from tools.postgres import Postgres, temporary
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves; nothing above does
+# The clients of the tests reach the servers of the tests without the user's proxy.
+os.environ["no_proxy"] = f"127.0.0.1,localhost,{os.environ.get('no_proxy') or os.environ.get('NO_PROXY', '')}"
 
 
 @pytest.fixture(scope="session")

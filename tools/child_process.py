@@ -5,11 +5,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tools import local_http
 from tools.errors import ToolError
 
 START_SECONDS = 60.0  # the service takes about one
@@ -79,10 +79,11 @@ def wait_ready(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - an address of this machine
-                return
+            local_http.get(url, 5)
         except OSError:
             time.sleep(0.005)
+        else:
+            return
     if process.poll() is None:
         raise ToolError(f"nothing answered at {url} within {START_SECONDS:.0f} s")
     raise ToolError(f"the process ended with exit code {process.returncode}; its last line above says why")

@@ -424,6 +424,13 @@ def test_the_registry_answers_only_to_its_own_host_names(stack: Stack, mlflow: s
     ] * 3
 
 
+def test_the_registrys_health_check_uses_no_proxy(stack: Stack, mlflow: str) -> None:  # noqa: ARG001 - it asks there
+    _, program, *arguments = stack.services["mlflow"]["healthcheck"]["test"]
+    command = [str(Path(sys.executable).with_name(program)), *map(stack.here, arguments)]
+    environ = {**environment(http_proxy="http://127.0.0.1:1"), "no_proxy": ""}  # as Docker's client may set it
+    subprocess.run(command, env=environ, check=True)
+
+
 def test_the_registry_is_stored_in_postgresql(stack: Stack, train: Path) -> None:
     document = json.loads((train / "model.json").read_bytes())
     there = query(stack.database("mlflow"), "SELECT name, version, run_id FROM model_versions")

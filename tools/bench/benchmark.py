@@ -6,7 +6,6 @@ import re
 import shutil
 import sys
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import psycopg2
 from prometheus_client.parser import text_string_to_metric_families
 
-from tools import packages
+from tools import local_http, packages
 from tools.child_process import child, output, run_visibly, serving, wait_ready
 from tools.errors import ToolError
 from tools.postgres import temporary
@@ -170,8 +169,7 @@ def _forest(state: Path) -> Path:
 
 
 def _metric(name: str, **labels: str) -> float:
-    with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as answer:  # noqa: S310 - this host
-        families = text_string_to_metric_families(answer.read().decode())
+    families = text_string_to_metric_families(local_http.get(f"{URL}/metrics", 30).decode())
     samples = (sample for family in families for sample in family.samples)
     return next((one.value for one in samples if one.name == name and one.labels == labels), 0.0)
 

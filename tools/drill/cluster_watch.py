@@ -5,12 +5,12 @@ import subprocess
 import threading
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from delivery.changes import REJECTED
 from delivery.kubernetes import KubernetesObject, namespace
+from tools import local_http
 from tools.cluster import git_server, node
 from tools.drill.recording import Event, Measurement, Sample
 from tools.drill.traffic import Answer, Traffic
@@ -202,7 +202,6 @@ def _metrics() -> dict[tuple[str, str], float]:
     """Return the router's metrics by name and Service; none while Prometheus is unavailable."""
     query = urllib.parse.urlencode({"query": METRICS})
     with suppress(OSError, ValueError):
-        with urllib.request.urlopen(f"{PROMETHEUS}/api/v1/query?{query}", timeout=1) as answer:  # noqa: S310 - a constant
-            found = json.load(answer)["data"]["result"]
+        found = json.loads(local_http.get(f"{PROMETHEUS}/api/v1/query?{query}", 1))["data"]["result"]
         return {(one["metric"]["__name__"], one["metric"]["service"]): float(one["value"][1]) for one in found}
     return {}

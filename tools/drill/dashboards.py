@@ -3,10 +3,10 @@
 import json
 import math
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tools import local_http
 from tools.checkout import ROOT
 
 FOLDER = ROOT / "monitoring/grafana/dashboards"
@@ -31,8 +31,7 @@ def queries() -> Iterator[Query]:
 def numbers(url: str, query: Query, begin: float, end: float, step: float = 5.0) -> list[float]:
     """Return all values of a range query to Prometheus. Raises OSError if Prometheus rejects the query."""
     wanted = urllib.parse.urlencode({"query": query.expression, "start": begin, "end": end, "step": step})
-    with urllib.request.urlopen(f"{url}/api/v1/query_range?{wanted}", timeout=30) as response:  # noqa: S310 - http
-        series = json.load(response)["data"]["result"]
+    series = json.loads(local_http.get(f"{url}/api/v1/query_range?{wanted}", 30))["data"]["result"]
     return [float(value) for one in series for _, value in one["values"]]
 
 
