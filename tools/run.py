@@ -1,7 +1,6 @@
 """`make run`: run the service with a PostgreSQL that keeps its data, until Ctrl-C."""
 
 import os
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,12 +19,10 @@ next:
 
 
 def run(state: Path) -> None:
-    """Serve until SIGINT or SIGTERM, then stop everything that was started. Raises ToolError."""
+    """Serve until KeyboardInterrupt, then stop everything that was started. Raises ToolError."""
     environ = dict(os.environ)
     environ.setdefault("IRIS_JOURNAL_DIR", str(state / "journal"))
     host, port = environ.get("IRIS_HOST", "127.0.0.1"), _port(environ.get("IRIS_PORT", "8000"))
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
     with ExitStack() as stack:
         where = "the database of DATABASE_URL"
         if "DATABASE_URL" not in environ:
