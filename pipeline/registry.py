@@ -49,6 +49,7 @@ class RegistryError(PipelineError):
 @contextmanager
 def connected(uri: str) -> Iterator[None]:
     """Use the tracking server or SQLite file at `uri`; raise MLflow's errors in the block as RegistryError."""
+    _refuse_escapes(uri)
     try:
         with _lock(uri):
             mlflow.set_tracking_uri(uri)
@@ -75,6 +76,15 @@ def _artifacts(uri: str) -> str | None:
     if not uri.startswith(SQLITE):
         return None
     return Path(uri.removeprefix(SQLITE)).resolve().with_name("mlartifacts").as_uri()
+
+
+def _refuse_escapes(uri: str) -> None:
+    # MLflow reads them as such in one place and as part of the path in another, and writes to both.
+    if uri.startswith(SQLITE) and set("%?") & set(uri):
+        raise RegistryError(
+            f"cannot use the registry at {uri}: the path of a SQLite file may contain neither % nor ?. Move this "
+            "checkout, or set MLFLOW_TRACKING_URI to another path or to a server"
+        )
 
 
 @contextmanager

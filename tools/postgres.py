@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from urllib.parse import quote
 from tools.errors import ToolError
 
 LONGEST_SOCKET_FOLDER = 90  # a socket's path has at most 107 bytes, and its file name needs some of them
+PLAIN = re.compile(r"[\w./-]*", re.ASCII)  # a path that means itself in a shell and in a list of PostgreSQL's
+EXPANDED = set('$`"\\\n')  # by the shell in which pg_ctl starts the server, although it quotes paths
 
 
 class Postgres:
@@ -32,6 +35,12 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server, or use the one that is still there from a killed run. Raises ToolError."""
+        for path in (self.data.parent, programs()):
+            if EXPANDED & set(str(path)):
+                raise ToolError(
+                    f'PostgreSQL cannot start in {str(path)!r}: its path contains one of $ ` " \\; '
+                    "move this checkout, or set DATABASE_URL to another server"
+                )
         for folder in (self.data.parent, self.socket_folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._own()
@@ -108,6 +117,6 @@ def programs() -> Path:
 
 
 def _socket_folder(folder: Path) -> Path:
-    if len(str(folder)) <= LONGEST_SOCKET_FOLDER:
+    if len(str(folder)) <= LONGEST_SOCKET_FOLDER and PLAIN.fullmatch(str(folder)):
         return folder
     return Path(tempfile.gettempdir()) / f"iris-pg-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"

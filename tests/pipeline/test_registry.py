@@ -1,5 +1,6 @@
 """The registry: the content of MLflow after a training, and the commands against a tracking server."""
 
+import re
 from pathlib import Path
 
 import mlflow
@@ -92,6 +93,27 @@ def test_a_production_version_of_another_pipeline_is_an_error(tmp_path: Path) ->
             registry.best_metrics("")
         with pytest.raises(registry.RegistryError, match="has no tag 'run_id': another pipeline registered it"):
             registry.fetch("1")
+
+
+def test_a_registry_works_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
+    folder = tmp_path / "l'\u00e9t\u00e9, $HOME #1;&(a)"
+    with registry.connected(f"sqlite:///{folder}/mlflow.db"):
+        with mlflow.start_run() as run:
+            mlflow.log_text("text", "a file.txt")
+        assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/a file.txt") == "text"
+    assert list(tmp_path.iterdir()) == [folder]
+    assert {"mlflow.db", "mlartifacts"} <= {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["100%20", "why?"])
+def test_a_registry_whose_path_mlflow_would_misread_is_refused(tmp_path: Path, name: str) -> None:
+    refused = rf"at sqlite:///{re.escape(str(tmp_path / name))}/.*neither % nor \?\. Move this checkout, or set "
+    with (
+        pytest.raises(registry.RegistryError, match=refused),
+        registry.connected(f"sqlite:///{tmp_path / name}/mlflow.db"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_commands_work_with_a_tracking_server(tracking_server: str, tmp_path: Path) -> None:
