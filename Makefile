@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help run test test-image test-supply test-stack test-cluster test-cluster-and-drill test-install test-wine lint bench \
-	image up down demo drill drill-core shell programs doctor lock check-lock compose
+	image up down demo drill drill-core shell programs doctor lock check-lock compose readable
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -46,8 +46,12 @@ compose: .env ## start the whole stack in containers, at http://localhost:8000 (
 	@docker compose up --detach
 
 # Without .venv: the stack in containers needs only Python on this machine.
-.env:
+.env: | readable
 	@$(PYTHON) -m tools.compose
+
+# The containers' users are not this one. They read what docker-compose.yml mounts, also if this user's umask is 077.
+readable:
+	@chmod -R go+rX monitoring tools/databases.sh $(wildcard .local/secrets/alertmanager)
 
 up: .venv/ready ## start a real Kubernetes on this machine (needs root; builds its programs once, about 25 min)
 	@$(BIN)/python -m tools.cluster up

@@ -17,11 +17,12 @@ MINUTES = 60.0
 
 
 def run_cluster(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m tools.cluster`."""
+    """Run `python -m tools.cluster`, as a user does whose files nobody else may read."""
     return subprocess.run(
         [*CLUSTER, *arguments],
         cwd=ROOT,
         env={**os.environ, **environ},
+        umask=0o077,
         capture_output=True,
         text=True,
         check=False,

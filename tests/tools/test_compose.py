@@ -22,6 +22,7 @@ import yaml
 
 from delivery.kubernetes import KubernetesObject
 from service.settings import Settings
+from tests.support import clone
 from tests.support.running import ROOT, RunningService, environment, free_port, query
 from tools import compose, programs
 from tools.child_process import child, wait_ready
@@ -117,6 +118,25 @@ def test_any_container_user_can_read_the_secrets_of_alertmanager_and_no_other_us
         os.umask(before)
     assert stat.S_IMODE((tmp_path / ".local/secrets/alertmanager").stat().st_mode) == 0o755
     assert stat.S_IMODE((tmp_path / ".local/secrets").stat().st_mode) == 0o700
+
+
+def test_containers_can_read_what_is_mounted_from_a_checkout_that_only_its_owner_can_read(tmp_path: Path) -> None:
+    checkout = clone.make(tmp_path)
+    subprocess.run(["chmod", "-R", "go=", str(checkout)], check=True)
+    make = ["make", f"PYTHON={sys.executable}", ".env"]
+    subprocess.run(make, cwd=checkout, umask=0o077, check=True)
+    credential = checkout / ".local/secrets/alertmanager/slack-url"
+    credential.touch(mode=0o600)
+    subprocess.run(make, cwd=checkout, umask=0o077, check=True)
+    volumes = [
+        volume
+        for service in yaml.safe_load(FILE.read_text())["services"].values()
+        for volume in service.get("volumes", [])
+    ]
+    mounted = {checkout / source for source in re.findall(r"'\./([^:']+):", str(volumes))}
+    found = {file for path in mounted for file in (path, *path.rglob("*"))}
+    assert found > {checkout / "monitoring/rules.yml", checkout / "tools/databases.sh", credential}
+    assert [file for file in found if not file.stat().st_mode & (0o001 if file.is_dir() else 0o004)] == []
 
 
 def test_passwords_can_be_generated_before_anything_is_installed(tmp_path: Path) -> None:

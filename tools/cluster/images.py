@@ -153,10 +153,11 @@ def _build(engine: Engine, image: Image, tag: str, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="iris-image-") as temporary:
         context = Path(temporary)
         (context / "Dockerfile").write_text(image.dockerfile)
-        for folder, program in image.programs:
-            shutil.copy2(programs.folder(folder, say) / program, context)
-        for name in image.scripts:
-            source = programs.source("argo-cd") / name
-            shutil.copyfile(source, context / source.name).chmod(0o755)  # Go modules do not store file modes
+        for source in (
+            *(programs.folder(folder, say) / program for folder, program in image.programs),
+            *(programs.source("argo-cd") / name for name in image.scripts),
+        ):
+            # Whatever the umask was when they were written. Go modules do not store file modes.
+            shutil.copyfile(source, context / source.name).chmod(0o755)
         base = [f"--build-arg=DEBIAN={base_image(engine, 'cluster', *image.debian)}"] if image.debian else []
         engine.build(context, tag, "--quiet", *base)

@@ -113,6 +113,7 @@ def start(programs: Sequence[Path]) -> None:
             stdout=out,
             stderr=out,
             cwd="/",
+            umask=0o022,  # else the user's: pods could not read the files that the kubelet and containerd write
             start_new_session=True,
             pass_fds=[server.fileno() for server in listeners.values()],
         )
