@@ -130,6 +130,11 @@ check-lock: .venv/ready
 	@for lock in {,service/,pipeline/,tools/}requirements.txt; do diff $$lock .local/lock/$$lock \
 		|| { echo "the locks do not follow from pyproject.toml; run: make lock" >&2; exit 1; }; done
 
+# A virtual environment has its path in its programs, so a checkout that was moved makes it anew.
+ifeq (,$(findstring --clear $(realpath .venv),$(file < .venv/pyvenv.cfg)))
+.PHONY: .venv/ready
+endif
+
 # Install everything by hash with uv, which is itself installed from the lock: 22 s where pip needs 70.
 .venv/ready: requirements.txt
 	@echo "setting up .venv"
