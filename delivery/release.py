@@ -12,7 +12,7 @@ ENVIRONMENTS = ("dev", "prod")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 NAME = "iris-classifier"
 """The image's name in the manifests, which Kustomize replaces with IMAGE and the digest."""
-IMAGE = f"ghcr.io/iris-gitops/{NAME}"
+IMAGE = "ghcr.io/iris-gitops/iris-classifier"
 """The repository that the serving image is pushed to."""
 LARGEST = 1_000_000
 """The most bytes of model.json: a ConfigMap, from which the golden gate reads it, holds 1 MiB."""

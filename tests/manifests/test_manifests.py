@@ -14,10 +14,11 @@ from tests.support.overlays import BUILT, RELEASE, build, copy_with_a_release
 from tests.support.phase import phases
 from tests.support.running import ROOT, SETOSA, RunningService, wait_until
 from tests.support.schemas import problems
+from tools.ci.supply_chain import SIGNATURE_JOB
 from tools.cluster import images, node
+from tools.drill.traffic import public_host
 
 NUMBERS = ("server_error_ratio", "latency_p95_seconds")
-HOSTS = {"dev": "iris-dev.localhost", "prod": "iris.localhost"}
 SERVING = {"app.kubernetes.io/component": "serving"}
 # The fields in which dev may differ from prod, apart from its database: kind and path.
 DIFFERENT = {
@@ -128,7 +129,7 @@ def test_every_reference_resolves_to_exactly_one_object(
             for probe in re.findall(r"'port': '([^']+)'", str(container)):
                 assert probe in ports
             secrets = re.findall(r"'secretKeyRef': \{'key': '([^']+)', 'name': '([^']+)'\}", str(container))
-            assert {name for _, name in secrets} <= {"iris-database"}
+            assert {name for _, name in secrets} <= {"iris-database", "iris-signer"}
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
@@ -136,7 +137,7 @@ def test_both_prediction_apis_are_public_and_log_and_metrics_are_not(
     rendered: dict[str, list[KubernetesObject]], environment: str
 ) -> None:
     (route,) = _named(rendered[environment], "IngressRoute")["iris"]["spec"]["routes"]
-    assert route["match"].startswith(f"Host(`{HOSTS[environment]}`) && (Path(")
+    assert route["match"].startswith(f"Host(`{public_host(environment)}`) && (Path(")
     whole = set(re.findall(r"\bPath\(`([^`]+)`\)", route["match"]))
     prefixes = tuple(re.findall(r"\bPathPrefix\(`([^`]+)`\)", route["match"]))
     model = "/v2/models/iris-classifier"
@@ -365,11 +366,15 @@ def test_the_image_signature_is_verified_before_a_release_is_applied(
     pushed_to = f"{node.REGISTRY}/{images.in_registry(IMAGE)}"
     assert {"name": "COSIGN_REPOSITORY", "value": pushed_to} in containers[local]["env"]
     repository = yaml.safe_load((ROOT / "monitoring/prometheus.yml").read_text())["global"]["external_labels"]
-    assert containers[environment]["args"][1:-1] == [
+    by_workflow = [
         f"--certificate-identity={repository['repository']}/.github/workflows/release.yml@refs/heads/main",
         "--certificate-oidc-issuer=https://token.actions.githubusercontent.com",
         "--output=text",
     ]
+    by_key = ["--key=env://SIGNER", "--insecure-ignore-tlog", "--output=text"]
+    assert containers[environment]["args"][1:-1] in (by_workflow, by_key)
+    [container] = yaml.safe_load(SIGNATURE_JOB.read_text())["spec"]["template"]["spec"]["containers"]
+    assert container["args"][1:-1] == by_workflow
 
 
 @pytest.mark.parametrize("where", ["argocd", "local argocd"])

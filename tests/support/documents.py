@@ -18,6 +18,7 @@ KINDS = {
     "wine": "tests/tools/cluster/test_own_model.py, in a clone with another data set",
     "wine cluster": "the same, in a cluster of its own; `make test-wine` runs it",
     "cluster": "tests/tools/cluster/test_document_commands.py, in the running cluster",
+    "fork": "tests/test_fork.py, in a clone that gets other names",
     "install": "tests/tools/cluster/test_install.py, in order, on an empty cluster; `make test-install` runs it",
 }
 SHELL = {"bash", "console", "sh", "shell", "zsh"}

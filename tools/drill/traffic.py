@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Self
 
+import yaml
+
+from tools.checkout import ROOT
 from tools.cluster import node
 from tools.drill.in_cluster import InClusterProcess, write
 
-HOST = "iris.localhost"
 USERS = 40
 ADDRESSES = "10.20.0"  # from .100 on, in the node's network: the router sees them, not the node's address
 PAUSE = 0.64  # seconds between two requests of one user: 94 a minute, where the router allows 100
@@ -73,6 +75,13 @@ class Traffic(InClusterProcess[Answer]):
         return [answer for answer in self.received if begin <= answer.at < end]
 
 
+def public_host(environment: str) -> str:
+    """Return the public host name of an environment, which its overlay defines."""
+    overlay = yaml.safe_load((ROOT / f"overlays/{environment}/kustomization.yaml").read_text())
+    [generator] = overlay["configMapGenerator"]
+    return str(generator["literals"][0].removeprefix("host="))
+
+
 class Router:
     """The address of the router's pod, which changes when the pod is replaced."""
 
@@ -99,7 +108,7 @@ def send_requests(questions: list[Question], user: int, router: Router, over: th
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the router's certificate is self-signed
-    headers = {"Host": HOST, "Content-Type": "application/json"}
+    headers = {"Host": public_host("prod"), "Content-Type": "application/json"}
     connection = http.client.HTTPSConnection(
         router.address(), 8443, timeout=10, context=context, source_address=(_address(user), 0)
     )

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
-from delivery.release import IMAGE
+from delivery.release import ENVIRONMENTS, IMAGE
 from tests.support import clone, documents
 from tests.support.cluster_commands import CLUSTER, get, kubectl
 from tests.support.documents import Block
@@ -38,11 +39,9 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         git_server.folder().mkdir()
         clone.git(fork, "init", "--quiet", "--bare", "--initial-branch=main", str(git_server.repository()))
         clone.git(fork, "remote", "set-url", "origin", str(git_server.repository()))
-        _commit_change(
-            fork,
-            "manifests/argocd/kustomization.yaml",
-            {"https://github.com/iris-gitops/iris-gitops.git": f"git://{node.IP}/{git_server.REPOSITORY}"},
-        )
+        file = "manifests/argocd/kustomization.yaml"
+        [generator] = yaml.safe_load((fork / file).read_text())["configMapGenerator"]
+        _commit_change(fork, file, {generator["literals"][0]: f"url=git://{node.IP}/{git_server.REPOSITORY}"})
         _run_python(
             "from tools.cluster import git_server, secrets", "git_server.start(secrets.git_server_token(), print)"
         )
@@ -124,18 +123,15 @@ def _database() -> str:
 
 def _verify_with_the_key(fork: Path) -> None:
     """Verify signatures with a key, as the document describes, and allow a registry without TLS."""
-    file = "manifests/iris/signature.yaml"
-    lines = (fork / file).read_text().splitlines()
-    first, second = (line for line in lines if "- --certificate-" in line)
-    env = next(line for line in lines if line.strip() == "env:")
-    signer = "{name: SIGNER, valueFrom: {secretKeyRef: {name: iris-signer, key: key}}}"
-    indent = " " * 12
+    for environment in ENVIRONMENTS:
+        components = "components:\n"
+        new = {components: f"{components}  - ../../manifests/iris/signed-by-key\n"}
+        _commit_change(fork, f"overlays/{environment}/kustomization.yaml", new)
     new = {
-        first: f"{indent}- --key=env://SIGNER\n{indent}- --allow-http-registry",
-        second: f"{indent}- --insecure-ignore-tlog",
-        env: f'{env}\n{indent}- {signer}\n{indent}- {{name: COSIGN_REPOSITORY, value: "{REPOSITORY}"}}',
+        "--insecure-ignore-tlog,": "--insecure-ignore-tlog, --allow-http-registry,",
+        "env:\n": f'env:\n{" " * 18}- {{name: COSIGN_REPOSITORY, value: "{REPOSITORY}"}}\n',
     }
-    _commit_change(fork, file, new)
+    _commit_change(fork, "manifests/iris/signed-by-key/kustomization.yaml", new)
 
 
 def _push_signed(model: Path, fork: Path, environ: Mapping[str, str]) -> str:
