@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-# The registry alias of the version that a new model must not fall behind. It does not say what runs: git does.
+# The registry alias of the model that last passed the gate. It does not say what runs: git does.
 PRODUCTION_ALIAS = "production"
 SEED = 42  # default seed of the candidates; the number itself does not matter
 

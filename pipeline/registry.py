@@ -173,6 +173,19 @@ def best_metrics(data_sha256: str) -> GateMetrics | None:
     return GateMetrics(*map(max, zip(*measured, strict=True))) if measured else None
 
 
+def registered(metadata: ModelMetadata, data_sha256: str) -> str | None:
+    """Return the number of the newest version that is this model, trained on this data; None without one."""
+    wanted = {"sha256": metadata["sha256"], "data_sha256": data_sha256}.items()
+    same = {
+        int(version.version): version.tags["run_id"] for version in _versions() if wanted <= version.tags.items()
+    }
+    for number, run_id in sorted(same.items(), reverse=True):
+        # The model's bytes say nothing of the bounds of its features or the names of its classes.
+        if mlflow.artifacts.load_dict(f"runs:/{run_id}/{METADATA}") == metadata:
+            return str(number)
+    return None
+
+
 def register(run_id: str, onnx: bytes, metadata: ModelMetadata, tags: dict[str, str]) -> str:
     """Log the model to its candidate's run, register it as a version with those tags, and return its number."""
     example = np.array([vector["features"] for vector in metadata["golden"][:3]], dtype=np.float32)

@@ -34,8 +34,11 @@ def train(algorithms: Sequence[Algorithm], seed: int, out: Path, uri: str) -> li
         run_id, _ = runs[winner.algorithm]
         metadata = model_folder.describe(winner, loaded, onnx)
         model_folder.text(metadata)  # before the registration: a model that cannot be delivered is not a version
-        number = registry.register(run_id, onnx, metadata, _tags(winner, loaded, seed, metadata["sha256"]))
-        terminal.say("registered", f"{MODEL_NAME} version {number}, {winner.algorithm}")
+        if number := registry.registered(metadata, loaded.digest):
+            terminal.say("registered", f"{MODEL_NAME} version {number} already is this model")
+        else:
+            number = registry.register(run_id, onnx, metadata, _tags(winner, loaded, seed, metadata["sha256"]))
+            terminal.say("registered", f"{MODEL_NAME} version {number}, {winner.algorithm}")
         _export(number, out)
         registry.set_production(number)
         terminal.say("alias", f"{PRODUCTION_ALIAS} points to version {number}")

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import cast
 
 import mlflow
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline import registry
 from pipeline.data import Data
 from pipeline.dataset import MODEL_NAME
 from pipeline.evaluation import Evaluation
+from pipeline.model_folder import ModelMetadata
 from pipeline.names import Algorithm
 from tests.pipeline.conftest import History
 from tests.support.workspace import Workspace
@@ -76,6 +78,19 @@ def test_the_registered_version_contains_onnx_and_no_pickle(history: History, tm
     assert (stored / "model.onnx").read_bytes() == history.after_first.folder["model.onnx"]
 
 
+def test_a_model_is_registered_already_only_if_its_bytes_data_and_metadata_are_the_same(
+    history: History, iris: Data
+) -> None:
+    with registry.connected(history.workspace.uri):
+        _, found = registry.fetch("1")
+        about = {name: value for name, value in found.items() if name in ModelMetadata.__annotations__}
+        metadata = cast("ModelMetadata", about)
+        assert registry.registered(metadata, iris.digest) == "1"
+        assert registry.registered(metadata, "another") is None
+        assert registry.registered({**metadata, "sha256": "another"}, iris.digest) is None
+        assert registry.registered({**metadata, "classes": ["a", "b", "c"]}, iris.digest) is None
+
+
 def test_mlflow_can_load_the_version_and_predict(history: History, iris: Data) -> None:
     with registry.connected(history.workspace.uri):
         model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
@@ -125,9 +140,13 @@ def test_the_commands_work_with_a_tracking_server(tracking_server: str, tmp_path
     assert workspace.run("export", "--version", "1").exit_code == 0
     assert workspace.state() == first
 
+    again = workspace.run("--algorithm", "logistic_regression")
+    assert "registered iris-classifier version 1 already is this model\n" in again.stdout
+    assert workspace.state() == first
+
     # The alias moves last: it stays where it is if the folder cannot be written.
     (tmp_path / "file").touch()
-    failed = workspace.run("--algorithm", "logistic_regression", out=tmp_path / "file" / "model")
+    failed = workspace.run("--algorithm", "svm", out=tmp_path / "file" / "model")
     assert failed.exit_code == 1
     assert sorted(workspace.state().versions) == ["1", "2"]
     assert workspace.state().aliases == {"production": "1"}

@@ -307,7 +307,8 @@ def test_predictions_and_models_survive_down_and_up(stack: Stack) -> None:
 
 
 def test_a_retrained_model_is_the_registrys_next_version_and_serves_after_a_restart(stack: Stack) -> None:
-    stack.compose("run", "--rm", "--pull=never", "train", "python", "-m", "pipeline", "--out", "/models/iris")
+    train = ("python", "-m", "pipeline", "--algorithm", "svm", "--out", "/models/iris")
+    stack.compose("run", "--rm", "--pull=never", "train", *train)
     stack.compose("restart", "api", "drift")
     _wait_until_healthy(stack)
     assert stack.ask("api", "/predict", features=SETOSA)["version"] == "2"
