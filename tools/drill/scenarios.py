@@ -119,6 +119,7 @@ def revert_manifests(environment: Environment) -> Outcome:
     revert, message = checks.find_undo(bad)
     for text in (NOT_READY, f"changed   {bad[:10]} by Ada <ada@example.org>: iris: four workers (drill)"):
         require(text in message, f"the revert does not say {text!r}: {message}")
+    operator.pull()
     require(message in operator.delivery("why", "prod"), "delivery why does not show the revert")
     environment.wait_until_synced()
     require(not any(environment.weights(begun)), "the new pods got traffic")
