@@ -49,8 +49,17 @@ CREATE TABLE IF NOT EXISTS predictions_rejected (
     reason TEXT NOT NULL,
     created_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP
 );
+CREATE TABLE IF NOT EXISTS model_classes (
+    model_name VARCHAR(255) NOT NULL,
+    model_version VARCHAR(50) NOT NULL,
+    classes TEXT[] NOT NULL,
+    PRIMARY KEY (model_name, model_version)
+);
 """
-TABLES_EXIST = "SELECT to_regclass('predictions') IS NOT NULL AND to_regclass('predictions_rejected') IS NOT NULL"
+MISSING_TABLES = """
+SELECT name FROM unnest(ARRAY['predictions', 'predictions_rejected', 'model_classes']) AS name
+WHERE to_regclass(name) IS NULL
+"""
 
 # Tables of earlier versions count in 31 bits. The service does not migrate them: the statement rewrites the table,
 # and meanwhile nothing can be inserted or read.
@@ -113,9 +122,15 @@ WHERE id = ANY (ARRAY(SELECT id FROM {table} WHERE id > %(after)s ORDER BY id LI
   AND created_at < now() - make_interval(days => %(days)s)
 RETURNING id
 """
+# A prediction is the index of a class, and a repeated request may get it from a version with other classes.
+INSERT_CLASSES = """
+INSERT INTO model_classes VALUES (%(name)s, %(version)s, %(classes)s) ON CONFLICT DO NOTHING
+"""
+# The classes are NULL for a prediction from before there was the table model_classes.
 BY_REQUEST_ID = """
-SELECT request_id, model_name, model_version, features, prediction, probability, latency_ms
-FROM predictions WHERE request_id = ANY(%s)
+SELECT request_id, model_name, model_version, features, prediction, probability, latency_ms, classes
+FROM predictions LEFT JOIN model_classes USING (model_name, model_version)
+WHERE request_id = ANY(%s)
 """
 
 
@@ -124,15 +139,24 @@ def connect(url: str) -> psycopg2.extensions.connection:
     connection = open_session(url, "iris")
     try:
         with connection.cursor() as cursor:
-            # A user without the right to create tables can use existing ones.
-            cursor.execute(TABLES_EXIST)
-            if cursor.fetchall() != [(True,)]:
-                # Both statements are one transaction, so the lock is held until the tables are committed.
-                cursor.execute(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA}")
+            cursor.execute(MISSING_TABLES)
+            if missing := cursor.fetchall():
+                _create_tables(cursor, missing)
     except psycopg2.Error:
         connection.close()
         raise
     return connection
+
+
+def _create_tables(cursor: psycopg2.extensions.cursor, missing: list[tuple[str]]) -> None:
+    try:
+        # Both statements are one transaction, so the lock is held until the tables are committed.
+        cursor.execute(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK}); {SCHEMA}")
+    except psycopg2.errors.InsufficientPrivilege:
+        # A user without the right to create tables can use existing ones. Tables of an earlier version lack
+        # model_classes, which only requests with an Idempotency-Key need.
+        if missing != [("model_classes",)]:
+            raise
 
 
 def newest_of(url: str, name: str, version: str, rows: int) -> list[tuple[list[float], int, float]]:

@@ -17,6 +17,7 @@ from service import database
 from service.asgi import RequestError
 from service.batcher import predict
 from service.model import Model
+from service.model_metadata import ModelMetadata
 from service.schema import Answer, Row
 
 # Clients choose keys, and see the ids of other requests. A hash separates the two: otherwise a key that equals the
@@ -94,8 +95,10 @@ def _insert_or_read(
     of_key = uuid.uuid5(KEYS, str(key))
     *request_ids, id_after_last = [str(uuid.uuid5(of_key, str(n))) for n in range(len(rows) + 1)]
     answers, records = predict(model, rows, [started] * len(rows), request_ids)
+    metadata = model.metadata
+    own = {"name": metadata.name, "version": metadata.version, "classes": metadata.classes}
     with connection.cursor() as cursor:
-        cursor.execute("BEGIN")
+        cursor.execute(f"BEGIN; {database.INSERT_CLASSES}", own)
         cursor.execute(database.INSERT, [msgspec.json.encode(records).decode()])
         if cursor.rowcount == len(rows):
             cursor.execute("COMMIT")
@@ -109,11 +112,13 @@ def _insert_or_read(
     )
     if not same_rows:
         raise RequestError(409, "this Idempotency-Key was used with another body")
-    return [_to_answer(logged[request_id], model.metadata.classes) for request_id in request_ids], False
+    return [_to_answer(logged[request_id], metadata) for request_id in request_ids], False
 
 
-def _to_answer(row: tuple[Any, ...], classes: Sequence[str]) -> Answer:
-    request_id, name, version, _, prediction, probability, latency = row
+def _to_answer(row: tuple[Any, ...], own: ModelMetadata) -> Answer:
+    request_id, name, version, _, prediction, probability, latency, classes = row
+    if classes is None or (name, version) == (own.name, own.version):
+        classes = own.classes
     if prediction >= len(classes):
         raise RequestError(
             409, f"the first answer, by {name} {version}, has a class that this version does not know"

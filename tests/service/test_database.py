@@ -77,6 +77,20 @@ def test_a_user_without_the_right_to_create_tables_uses_existing_ones(database: 
         query(database, "DROP OWNED BY writer; DROP ROLE writer")
 
 
+def test_a_user_without_the_right_to_create_tables_uses_those_of_an_earlier_version(database: str) -> None:
+    insert(database, RECORD)
+    query(database, "DROP TABLE model_classes")
+    query(database, "CREATE ROLE early LOGIN")
+    try:
+        query(database, "GRANT SELECT, INSERT ON predictions, predictions_rejected TO early")
+        query(database, "GRANT USAGE ON SEQUENCE predictions_id_seq, predictions_rejected_id_seq TO early")
+        assert insert(database.replace("//postgres@", "//early@"), {**RECORD, "request_id": "two"}) == 1
+    finally:
+        query(database, "DROP OWNED BY early; DROP ROLE early")
+    db.connect(database).close()
+    assert query(database, db.MISSING_TABLES) == []
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Auckland"])
 def test_a_record_is_stored_unchanged_with_times_in_utc(database: str, zone: str) -> None:
     name = psycopg2.extensions.parse_dsn(database)["dbname"]

@@ -31,9 +31,7 @@ def pods(
 ) -> Iterator[list[RunningService]]:
     """Two pods with one database. The second pod serves a newer version of the model."""
     folder = tmp_path_factory.mktemp("pods")
-    newer = Path(shutil.copytree(model, folder / "model"))
-    document = json.loads((newer / "model.json").read_text())
-    (newer / "model.json").write_text(json.dumps({**document, "version": "newer"}))
+    newer = _other_version(model, folder / "model", version="newer")
     with (
         RunningService(model, module_database, folder / "one") as one,
         RunningService(newer, module_database, folder / "two") as two,
@@ -72,6 +70,37 @@ def test_a_repeat_at_another_pod_gets_the_first_answer_with_its_version(
     assert pods[1].predict().json()["version"] == "newer"
     assert again.content == first.content
     assert _rows(module_database, first) == 1
+
+
+def test_a_repeat_at_a_version_with_other_classes_gets_the_class_of_the_first_answer(
+    pods: list[RunningService], model: Path, module_database: str, tmp_path: Path, key: str
+) -> None:
+    first = pods[0].predict(**{HEADER: key})
+    batch_key = str(uuid.uuid4())
+    batch = _batch(pods[0], batch_key, [SETOSA, OTHER])
+    renamed = _other_version(model, tmp_path / "model", version="renamed", classes=["c", "b", "a"])
+    with RunningService(renamed, module_database, tmp_path / "journal") as service:
+        assert service.predict().json()["class"] == "c"
+        assert service.predict(**{HEADER: key}).content == first.content
+        assert _batch(service, batch_key, [SETOSA, OTHER]).content == batch.content
+        own = service.predict(OTHER, **{HEADER: str(uuid.uuid4())})
+        assert own.json()["class"] in {"a", "b"}
+    assert pods[1].predict(**{HEADER: key}).content == first.content
+
+
+def test_a_repeat_whose_class_is_unknown_gets_409(
+    pods: list[RunningService], module_database: str, key: str
+) -> None:
+    """An earlier version of the service, which did not log its classes, has answered with a fourth class."""
+    first = pods[0].predict(**{HEADER: key})
+    change = "UPDATE predictions SET model_version = 'early', prediction = %s WHERE request_id = %s"
+    query(module_database, change, 3, first.json()["request_id"])
+    refused = pods[0].predict(**{HEADER: key})
+    assert refused.status_code == 409
+    assert "iris-classifier early, has a class that this version does not know" in refused.json()["detail"]
+    query(module_database, change, 2, first.json()["request_id"])
+    answer = pods[0].predict(**{HEADER: key})
+    assert answer.json() == {**first.json(), "version": "early", "prediction": 2, "class": "virginica"}
 
 
 def test_a_hundred_simultaneous_requests_to_both_pods_get_one_answer(
@@ -224,6 +253,14 @@ def test_a_silent_postgresql_delays_only_requests_with_a_key(model: Path, tmp_pa
             for future in keyed:
                 _assert_unavailable(future.result())
             service.kill()
+
+
+def _other_version(model: Path, folder: Path, **changes: object) -> Path:
+    """Copy the model and change its metadata."""
+    shutil.copytree(model, folder)
+    document = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**document, **changes}))
+    return folder
 
 
 def _assert_unavailable(response: httpx.Response) -> None:
