@@ -236,20 +236,12 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
 
     _handle_errors(app, metadata)
 
+    swagger_ui = _swagger_ui(metadata.name)
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        """Return Swagger UI. Its address of openapi.json is relative, for routers that strip a prefix."""
-        page = get_swagger_ui_html(
-            openapi_url="./openapi.json",
-            title=metadata.name,
-            swagger_js_url=f"{SWAGGER_UI}/swagger-ui-bundle.js",
-            swagger_css_url=f"{SWAGGER_UI}/swagger-ui.css",
-            swagger_favicon_url="data:,",
-        )
-        html = bytes(page.body).decode()
-        for file, digest in SWAGGER_UI_FILES.items():
-            html = html.replace(f'{file}"', f'{file}" integrity="{digest}" crossorigin="anonymous"')
-        return HTMLResponse(html)
+        """Return Swagger UI."""
+        return HTMLResponse(swagger_ui)
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -288,6 +280,21 @@ def _cold_endpoints(service: Service, schema: Schema, inference: v2.InferenceCod
     app.include_router(v2.endpoints(metadata, service.check_ready))
     _describe_predictions(app, metadata, schema, inference)
     return app
+
+
+def _swagger_ui(title: str) -> str:
+    """Return a page whose address of openapi.json is relative, for routers that strip a prefix."""
+    page = get_swagger_ui_html(
+        openapi_url="./openapi.json",
+        title=title,
+        swagger_js_url=f"{SWAGGER_UI}/swagger-ui-bundle.js",
+        swagger_css_url=f"{SWAGGER_UI}/swagger-ui.css",
+        swagger_favicon_url="data:,",
+    )
+    html = bytes(page.body).decode()
+    for file, digest in SWAGGER_UI_FILES.items():
+        html = html.replace(f'{file}"', f'{file}" integrity="{digest}" crossorigin="anonymous"')
+    return html
 
 
 def _handle_errors(app: FastAPI, metadata: ModelMetadata) -> None:

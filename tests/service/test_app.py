@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import psycopg2
 import pytest
+from starlette.types import ASGIApp
 
 from service.app import Service, create_app
 from service.settings import Settings
@@ -210,6 +211,16 @@ def test_docs_is_an_html_page(shared_service: RunningService) -> None:
     assert "url: './openapi.json'" in response.text  # also behind a prefix that the router strips
 
 
+def test_the_docs_page_is_built_before_the_first_request(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(Settings(database_url="postgresql://localhost", model_dir=model, journal_dir=tmp_path))
+    app = create_app(service)
+    monkeypatch.setattr("service.app.get_swagger_ui_html", lambda **_: 1 / 0)
+    assert asyncio.run(_get(app, "/docs")).status_code == 200
+    service.journal.close()
+
+
 def test_docs_loads_from_other_hosts_only_what_has_a_digest(shared_service: RunningService) -> None:
     page = shared_service.client.get("/docs").text
     loaded = re.findall(r'<(?:script|link)[^>]*(?:src|href)="https?:[^>]*>', page)
@@ -266,18 +277,13 @@ def test_an_unhandled_error_of_any_route_is_json_and_counted(
     monkeypatch.setattr(service.metrics, "exposition", lambda: 1 / 0)
     monkeypatch.setattr(service, "check_ready", lambda: 1 / 0)
     app = create_app(service)
-
-    async def get(path: str) -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
-            return await client.get(f"http://x{path}")
-
     for path, field in (
         ("/info", "detail"),
         ("/metrics", "detail"),
         ("/readyz", "detail"),
         ("/v2/health/ready", "error"),
     ):
-        response = asyncio.run(get(path))
+        response = asyncio.run(_get(app, path))
         assert (response.status_code, response.json()) == (500, {field: "the request failed"})
         uuid.UUID(response.headers["x-request-id"])
     service.journal.close()
@@ -291,6 +297,11 @@ def test_responses_without_a_request_id_in_the_body_have_one_in_the_headers(
     shared_service: RunningService, path: str
 ) -> None:
     uuid.UUID(shared_service.client.get(path).headers["x-request-id"])
+
+
+async def _get(app: ASGIApp, path: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        return await client.get(f"http://x{path}")
 
 
 def _batch(service: RunningService, rows: list[list[float]]) -> list[dict[str, Any]]:
