@@ -106,6 +106,12 @@ def _reject_options(context: typer.Context) -> None:
 
 
 def _registry_uri() -> str:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        if os.environ.get(name, "").startswith("postgresql://"):
+            # SQLAlchemy's default driver for this address is another one, and MLflow ends with an ImportError.
+            raise PipelineError(
+                f"{name} begins with postgresql://; write postgresql+psycopg2:// to name the driver"
+            )
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{REPOSITORY}/.local/mlflow.db"
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,23 @@ def test_the_table_marks_only_the_winner(history: History) -> None:
 )
 def test_contradictory_or_unknown_arguments_are_a_usage_error(arguments: tuple[str, ...]) -> None:
     assert pipeline(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("command", [(), ("export",)])
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"])
+def test_an_address_of_postgresql_without_its_driver_is_an_error_in_one_line(
+    tmp_path: Path, command: tuple[str, ...], name: str
+) -> None:
+    variables = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        name: "postgresql://me:secret@db/mlflow",
+    }
+    outcome = pipeline(*command, "--out", str(tmp_path / "model"), **variables)
+    assert outcome.exit_code == 1
+    assert outcome.stdout == ""
+    assert outcome.stderr == (
+        f"error: {name} begins with postgresql://; write postgresql+psycopg2:// to name the driver\n"
+    )
 
 
 def test_a_folder_that_is_not_a_model_folder_is_rejected_before_training(history: History) -> None:
