@@ -231,6 +231,7 @@ def test_a_version_that_was_measured_on_other_data_is_not_compared(
     history: History, iris: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "load", lambda: replace(iris, labels=iris.labels[::-1].copy()))
+    monkeypatch.setattr(candidates, "build", underfitted)  # it is worse than the best version
     monkeypatch.setattr(gate, "FLOOR", gate.GateMetrics(2.0, 2.0))
     reasons = rejected(history, "--algorithm", "logistic_regression", reason="below the floor")
     assert "below the best version" not in reasons
