@@ -1,7 +1,9 @@
 """`python -m service.recover`: insert into the log what is readable in the journals that were quarantined."""
 
+import mmap
 import os
 import re
+import shutil
 import sqlite3
 import struct
 import sys
@@ -20,36 +22,54 @@ RECORD = re.compile(rb'\{"request_id":"[^{}\x00-\x1f]*\}')
 
 
 def records(file: Path) -> Iterator[bytes]:
-    """Yield the records in a quarantined journal, which need not be a whole database any more."""
-    content = _with_wal(file)
+    """Yield the records in a quarantined journal, which need not be a whole database any more.
+
+    This works on a copy on disk: the pod's memory is smaller than a few copies of a full journal.
+    """
+    copy = file.with_name("journal.sqlite.recovering")
     try:
-        with closing(sqlite3.connect(":memory:")) as connection:
-            connection.deserialize(content)
-            for (group,) in connection.execute("SELECT records FROM groups ORDER BY id").fetchall():
-                yield from map(bytes, msgspec.json.decode(group, type=list[msgspec.Raw]))
-    except (sqlite3.Error, msgspec.DecodeError):
-        # Also those that were shipped and removed before. The log has them, so nothing happens to them.
-        yield from RECORD.findall(content)
+        _copy_with_wal(file, copy)
+        try:
+            for _ in _in_groups(copy):  # to the end, before the first record counts as read
+                pass
+        except (sqlite3.Error, msgspec.DecodeError):
+            # Also those that were shipped and removed before. The log has them, so nothing happens to them.
+            with copy.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as content:
+                yield from (match[0] for match in RECORD.finditer(content))
+        else:
+            yield from _in_groups(copy)
+    finally:
+        copy.unlink(missing_ok=True)
 
 
-def _with_wal(file: Path) -> bytes:
-    """Return the database with the committed pages of its WAL, whatever the checksums of its header say."""
+def _in_groups(database: Path) -> Iterator[bytes]:
+    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        for (group,) in connection.execute("SELECT records FROM groups ORDER BY id"):
+            yield from map(bytes, msgspec.json.decode(group, type=list[msgspec.Raw]))
+
+
+def _copy_with_wal(file: Path, copy: Path) -> None:
+    """Copy the database with the committed pages of its WAL, whatever the checksums of its header say."""
     wal = file.with_name(f"{file.name}-wal")
-    content = bytearray(file.read_bytes() if file.exists() else b"")
     frames = wal.read_bytes()[32:] if wal.exists() else b""
-    size = int.from_bytes(content[16:18], "big") or 4096
-    largest = len(content) + len(frames)
-    pages: dict[int, bytes] = {}
-    for start in range(0, len(frames) - 24 - size + 1, 24 + size):
-        number, committed, salt = struct.unpack(">II8s", frames[start : start + 16])
-        if salt != frames[8:16] or not 0 < number * size <= largest:
-            break  # the rest is from before, or not a frame
-        pages[number] = frames[start + 24 : start + 24 + size]
-        for page in list(pages) if committed else ():
-            content.extend(bytes(max(0, page * size - len(content))))
-            content[(page - 1) * size : page * size] = pages.pop(page)
-    content[18:20] = b"\x01\x01"  # not in WAL mode, which a database in memory cannot have
-    return bytes(content)
+    with copy.open("w+b") as content:
+        if file.exists():
+            with file.open("rb") as original:
+                shutil.copyfileobj(original, content)
+        largest = content.tell() + len(frames)
+        content.seek(16)
+        size = int.from_bytes(content.read(2), "big") or 4096
+        pages: dict[int, bytes] = {}
+        for start in range(0, len(frames) - 24 - size + 1, 24 + size):
+            number, committed, salt = struct.unpack(">II8s", frames[start : start + 16])
+            if salt != frames[8:16] or not 0 < number * size <= largest:
+                break  # the rest is from before, or not a frame
+            pages[number] = frames[start + 24 : start + 24 + size]
+            for page in list(pages) if committed else ():
+                content.seek((page - 1) * size)
+                content.write(pages.pop(page))
+        content.seek(18)
+        content.write(b"\x01\x01")  # not in WAL mode: there is no WAL beside the copy
 
 
 def recover(settings: Settings) -> Iterator[str]:
@@ -71,10 +91,10 @@ def recover(settings: Settings) -> Iterator[str]:
 
 
 def main() -> int:
-    """Recover the journals; return 1 if there is none, or PostgreSQL is unavailable."""
+    """Recover the journals; return 1 if there is none, or PostgreSQL or the disk fails."""
     try:
         lines = list(recover(from_environ(os.environ)))
-    except (SettingsError, psycopg2.Error) as error:
+    except (SettingsError, psycopg2.Error, OSError) as error:
         print(f"recover: {error}", file=sys.stderr)  # noqa: T201
         return 1
     print("\n".join(lines) or "no quarantined journal in IRIS_JOURNAL_DIR")  # noqa: T201
