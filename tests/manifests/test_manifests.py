@@ -2,7 +2,9 @@
 
 import math
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import yaml
 
 from delivery.kubernetes import KubernetesObject
 from delivery.release import IMAGE
+from service.journal import Journal
+from service.settings import Settings
 from tests.support.overlays import BUILT, RELEASE, build, copy_with_a_release
 from tests.support.phase import phases
 from tests.support.running import ROOT, SETOSA, RunningService, wait_until
@@ -221,6 +225,24 @@ def test_every_pod_is_restricted_has_limits_and_no_unneeded_token(
             allowed = {"persistentVolumeClaim", "secret"} if where == "monitoring" else {"downwardAPI"}
             assert volume.keys() & {"configMap", "emptyDir", *allowed}
             assert volume.get("secret", {"optional": True})["optional"]  # created outside of git, or absent
+
+
+def test_the_volume_of_the_journal_has_room_for_its_worst_case(
+    rendered: dict[str, list[KubernetesObject]], tmp_path: Path
+) -> None:
+    """That is a full journal, a quarantined one, and its copy, which service.recover makes, each with a WAL."""
+    with closing(Journal(tmp_path, max_mib=16)) as journal:
+        with suppress(sqlite3.OperationalError):
+            while True:
+                journal.append(b"x" * 500_000, 2048)  # until it is full
+        wal = (tmp_path / "journal.sqlite-wal").stat().st_size
+    for environment in ("dev", "prod"):
+        pod = next(pod for name, _, pod in _pods(rendered[environment]) if name == "iris")
+        assert "IRIS_JOURNAL_MAX_MIB" not in {entry["name"] for entry in pod["containers"][0]["env"]}
+        (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "journal")
+        size, unit = re.fullmatch(r"(\d+)([MG]i)", volume["emptyDir"]["sizeLimit"]).groups()  # type: ignore[union-attr]
+        limit = int(size) * {"Mi": 2**20, "Gi": 2**30}[unit]
+        assert limit > 3 * (Settings.model_fields["journal_max_mib"].default * 2**20 + wal)
 
 
 @pytest.mark.parametrize("environment", ["dev", "prod"])
