@@ -73,8 +73,6 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._in_message = False
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
         if not self._is_upgrade:
             super().on_message_complete()
 

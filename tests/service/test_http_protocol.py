@@ -25,14 +25,14 @@ def post(body: bytes = BODY, headers: str = "", path: str = "/predict") -> bytes
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def exchange(service: RunningService, *packets: bytes) -> bytes:
+def exchange(service: RunningService, *packets: bytes, pause: float = 0.05) -> bytes:
     """Send packets, each on its own, and return all that the service answers until it closes the connection."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(ConnectionError):
             for packet in packets:
                 client.sendall(packet)
-                time.sleep(0.05)
+                time.sleep(pause)
         return read_all(client)
 
 
@@ -204,13 +204,19 @@ def impatient(
 
 
 def waiting(
-    seconds: float, model: Path, database: str, journal: Path, prefix: Sequence[str] = ()
+    seconds: float,
+    model: Path,
+    database: str,
+    journal: Path,
+    *,
+    request_seconds: float | None = None,
+    prefix: Sequence[str] = (),
 ) -> RunningService:
     """Return a service that waits for so long where others wait for a minute or two."""
     service = RunningService(model, database, journal)
     code = (
         "import uvicorn; from service import __main__, http_protocol; "
-        f"http_protocol.REQUEST_SECONDS = {seconds}; config = uvicorn.Config; "
+        f"http_protocol.REQUEST_SECONDS = {request_seconds or seconds}; config = uvicorn.Config; "
         f"uvicorn.Config = lambda *a, **k: config(*a, **{{**k, 'timeout_keep_alive': {seconds}}}); __main__.main()"
     )
     service.command = [*prefix, sys.executable, "-c", code]
@@ -236,6 +242,27 @@ def test_a_silent_client_is_dropped(impatient: RunningService, sent: bytes, answ
         answer = read_all(client)
     assert statuses(answer) == answers
     assert impatient.predict().status_code == 200
+
+
+def test_a_client_is_dropped_although_its_body_arrived_after_its_answer(impatient: RunningService) -> None:
+    request = post(b"x" * 100, path="/healthz")
+    assert statuses(exchange(impatient, request[:-100], request[-100:])) == [405]
+
+
+def test_a_request_may_take_longer_than_an_idle_connection_is_kept(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    with waiting(0.5, model, database, tmp_path / "journal", request_seconds=60) as service:
+        assert statuses(exchange(service, HEALTHZ[:-2], HEALTHZ[-2:] + CLOSE, pause=1)) == [200, 404]
+
+
+def test_a_client_that_disconnects_has_no_deadline(impatient: RunningService) -> None:
+    labels = {"endpoint": "other", "status": "408"}
+    before = impatient.metric("iris_requests_total", **labels)
+    with socket.create_connection(("127.0.0.1", impatient.port), timeout=20) as client:
+        client.sendall(HEALTHZ[:-2])
+    time.sleep(1)
+    assert impatient.metric("iris_requests_total", **labels) == before
 
 
 def test_a_client_that_sends_a_byte_at_a_time_is_dropped(impatient: RunningService) -> None:
