@@ -103,14 +103,9 @@ class HttpProtocol(HttpToolsProtocol):
         method = self.parser.get_method()
         if method == b"CONNECT":  # the other way to change the protocol, which has no meaning here
             raise httptools.HttpParserError
-        lines = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.split(b",")]
-                lines.append(b"connection: " + b",".join(token for token in tokens if token.lower() != b"upgrade"))
-            elif name != b"upgrade":
-                lines.append(name + b": " + value)
-        return b"\r\n".join([*lines, b"", b""])
+        start = b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())
+        headers = (name + b": " + value for name, value in self.headers if name != b"upgrade")
+        return b"\r\n".join([start, *headers, b"", b""])
 
     def _update_deadline(self) -> None:
         is_needed = self._in_message and not self._refused
