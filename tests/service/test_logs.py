@@ -72,7 +72,9 @@ def test_a_standard_error_that_nobody_reads_does_not_stop_the_service(
     with (
         running.client,
         subprocess.Popen(running.command, cwd=ROOT, env=running.environ, stderr=subprocess.PIPE) as process,
+        contextlib.ExitStack() as stack,
     ):
+        stack.callback(process.kill)  # a service that is blocked would be waited for
         running.process = process
         wait_until(lambda: _is_ready(running), "the service to be ready")
         for _ in range(LONGEST_QUEUE + 500):  # 400 fill the pipe
