@@ -244,6 +244,17 @@ def test_a_model_that_answers_differently_as_onnx_is_rejected(
     rejected(history, "--algorithm", "svm", reason="rows differently")
 
 
+def test_a_model_that_cannot_be_delivered_is_not_registered(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = history.workspace.state()
+    monkeypatch.setattr(model_folder, "LARGEST", 1000)
+    outcome = history.workspace.run("--algorithm", "random_forest")
+    assert outcome.exit_code == 1
+    assert "1,000 can be delivered" in outcome.stderr
+    assert history.workspace.state() == before
+
+
 def test_a_contract_violation_stops_before_training(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "FEATURES", [feature._replace(high=5.0) for feature in FEATURES])
     monkeypatch.setattr(data, "HIGH", np.full(4, 5.0))
