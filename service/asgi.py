@@ -8,13 +8,19 @@ JSON = (b"content-type", b"application/json")
 
 
 class RequestError(Exception):
-    """An error response: a status and a detail. The detail never quotes the request."""
+    """An error response: a status and a detail. The detail never quotes the request.
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    `database` says that PostgreSQL was unavailable, for which this process is not at fault.
+    """
+
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, *, database: bool = False
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
+        self.database = database
 
 
 class Disconnected(Exception):

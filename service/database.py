@@ -124,7 +124,8 @@ RETURNING id
 """
 # A prediction is the index of a class, and a repeated request may get it from a version with other classes.
 INSERT_CLASSES = """
-INSERT INTO model_classes VALUES (%(name)s, %(version)s, %(classes)s) ON CONFLICT DO NOTHING
+INSERT INTO model_classes (model_name, model_version, classes) VALUES (%(name)s, %(version)s, %(classes)s)
+ON CONFLICT DO NOTHING
 """
 # The classes are NULL for a prediction from before there was the table model_classes.
 BY_REQUEST_ID = """

@@ -76,8 +76,13 @@ class Metrics:
             "iris_prediction_latency_seconds", "Time from the arrival of a request to its prediction."
         )
         self.registry.register(self._prediction_latency)
-        errors = counter("iris_errors", "Responses with status 4xx (client) or 5xx (server).", ["kind"])
-        self._client_errors, self._server_errors = errors.labels("client"), errors.labels("server")
+        errors = counter(
+            "iris_errors",
+            "Responses with status 4xx (client), 5xx (server), or 503 to a prediction request under an "
+            "Idempotency-Key because PostgreSQL was unavailable (database).",
+            ["kind"],
+        )
+        self._errors = {kind: errors.labels(kind) for kind in ("client", "server", "database")}
         self._rps = gauge("iris_rps", f"Requests per second, averaged over {RATE_WINDOW} s.")
         self._cpu = gauge("iris_cpu_usage_percent", "CPU usage of the process; 100 is one core.")
         self._memory = gauge("iris_memory_usage_mb", "Resident memory of the process (MiB).")
@@ -95,15 +100,15 @@ class Metrics:
         """Expose the metrics of the journal and its shipper, too."""
         self.registry.register(_JournalCollector(journal, shipper))
 
-    def count_request(self, method: str, endpoint: str, status: int, seconds: float) -> None:
-        """Count a request and its latency. Call this on the event loop only."""
+    def count_request(
+        self, method: str, endpoint: str, status: int, seconds: float, *, database: bool = False
+    ) -> None:
+        """Count a request and its latency; an error as one of the database. Call this on the event loop only."""
         self._requests(method, endpoint, status).inc()
         self._latency.observe(seconds, endpoint)
         self._total += 1
-        if status >= 500:
-            self._server_errors.inc()
-        elif status >= 400:
-            self._client_errors.inc()
+        if status >= 400:
+            self._errors["database" if database else "server" if status >= 500 else "client"].inc()
 
     def count_predictions(self, answers: Sequence[Answer]) -> None:
         """Count predictions that are in the journal or in PostgreSQL. May be called from any thread."""

@@ -1,6 +1,7 @@
 """Statements of requests on PostgreSQL: read the newest predictions, and predict once under an Idempotency-Key."""
 
 import asyncio
+import logging
 import threading
 import time
 import uuid
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg2
+import psycopg2.errors
 import psycopg2.extras
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
@@ -20,16 +22,28 @@ from service.model import Model
 from service.model_metadata import ModelMetadata
 from service.schema import Answer, Row
 
+log = logging.getLogger(__name__)
+
 # Clients choose keys, and see the ids of other requests. A hash separates the two: otherwise a key that equals the
 # id of a prediction would take that prediction's place in the log.
 KEYS = uuid.UUID("c2a4a1b6-6f0e-5a3e-9d57-4c8f6f0b7a11")
 THREADS = 2
 WAIT_SECONDS = 2.0  # the longest a request waits for PostgreSQL; its statement may run on and ends by itself
 T = TypeVar("T")
+UNAVAILABLE = (
+    TimeoutError,
+    psycopg2.OperationalError,  # of the connection or the server, or a statement took too long
+    psycopg2.InterfaceError,
+    psycopg2.errors.ReadOnlySqlTransaction,  # a standby, during a failover
+)
 
 
 class DatabaseUnavailable(Exception):
     """PostgreSQL did not answer, or not in time."""
+
+
+class StatementFailed(DatabaseUnavailable):
+    """PostgreSQL refused the statement: because of the tables, their permissions, or a fault of this version."""
 
 
 class PredictionLog:
@@ -64,8 +78,11 @@ class PredictionLog:
         try:
             async with asyncio.timeout(WAIT_SECONDS):  # a query that no thread has started by then is cancelled
                 return await asyncio.get_running_loop().run_in_executor(self._pool, self._query, query, deadline)
-        except (TimeoutError, psycopg2.Error) as error:
+        except UNAVAILABLE as error:
             raise DatabaseUnavailable from error
+        except psycopg2.Error as error:
+            log.error("PostgreSQL refused a statement", extra={"reason": " ".join(str(error).split())})
+            raise StatementFailed from error
 
     def _query(self, query: Callable[[Connection], T], deadline: float) -> T:
         """Run the query on this thread's connection; once more on a new one if PostgreSQL has closed the old."""

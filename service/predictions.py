@@ -16,7 +16,7 @@ from service.asgi import Disconnected, RequestError, read_json_body, send_json
 from service.batcher import Batcher
 from service.metrics import Metrics, method_label
 from service.model import Model
-from service.prediction_log import DatabaseUnavailable, PredictionLog
+from service.prediction_log import DatabaseUnavailable, PredictionLog, StatementFailed
 from service.schema import Answer, Answers, Row, Schema, max_body_bytes
 
 log = logging.getLogger(__name__)
@@ -91,10 +91,13 @@ class Predictions:
             raise RequestError(400, "Idempotency-Key must be a UUID") from None
         try:
             answers, new = await self.prediction_log.predict_idempotently(parsed, self.model, rows, started)
+        except StatementFailed:
+            detail = "a request with Idempotency-Key needs PostgreSQL, which refused a statement; retry"
+            raise RequestError(503, detail, {"retry-after": "2"}) from None
         except DatabaseUnavailable:
             # Only the log knows whether another pod has answered under this key. The client may safely retry.
             detail = "a request with Idempotency-Key needs PostgreSQL, which is unavailable; retry"
-            raise RequestError(503, detail, {"retry-after": "2"}) from None
+            raise RequestError(503, detail, {"retry-after": "2"}, database=True) from None
         if new:
             self.metrics.count_predictions(answers)
         return answers
@@ -105,7 +108,8 @@ class Predictions:
         body = msgspec.json.encode({self.codec.error_field: error.detail})
         await send_json(send, error.status, body, *((k.encode(), v.encode()) for k, v in headers.items()))
         method = method_label(scope["method"])
-        self.metrics.count_request(method, self.path, error.status, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.metrics.count_request(method, self.path, error.status, seconds, database=error.database)
         level = logging.ERROR if error.status == 500 else logging.INFO
         extra = {"endpoint": self.path, "status": error.status, "detail": error.detail, "request_id": request_id}
         log.log(level, "rejected", extra=extra)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psycopg2.extensions
 import pytest
 
 from tests.support.running import SETOSA, RunningService, query, wait_until
@@ -17,6 +18,7 @@ from tools.postgres import temporary
 
 OTHER = [6.5, 3.0, 5.8, 2.2]
 HEADER = "Idempotency-Key"
+DISCONNECT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 
 
 @pytest.fixture
@@ -229,12 +231,39 @@ def test_without_postgresql_a_key_gets_503_until_postgresql_is_back(model: Path,
         postgres.stop()
         for response in (service.predict(**{HEADER: key}), service.predict(**{HEADER: used})):
             _assert_unavailable(response)
+        assert service.metric("iris_errors_total", kind="database") == 2
+        assert service.metric("iris_errors_total", kind="server") == 0
         assert service.predict().status_code == 200
         postgres.start()
         wait_until(lambda: service.predict(**{HEADER: key}).status_code == 200, "an answer under the key")
         assert service.predict(**{HEADER: used}).content == first.content
         service.wait_shipped()
         assert _all_rows(postgres.url) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("ALTER TABLE predictions RENAME latency_ms TO other", "server"),
+        ("ALTER TABLE predictions ADD CHECK (latency_ms < 0) NOT VALID", "server"),
+        ("ALTER TABLE model_classes RENAME classes TO other", "server"),
+        ("ALTER DATABASE {name} SET default_transaction_read_only = on", "database"),
+    ],
+)
+def test_only_an_unavailable_postgresql_is_counted_as_an_error_of_the_database(
+    service: RunningService, database: str, key: str, change: str, kind: str
+) -> None:
+    """A release whose own statements fail must not look like an outage of PostgreSQL."""
+    assert service.predict(**{HEADER: str(uuid.uuid4())}).status_code == 200
+    name = psycopg2.extensions.parse_dsn(database)["dbname"]
+    query(database, change.format(name=name))
+    query(database.replace(name, "postgres"), DISCONNECT, name)
+    _assert_unavailable(service.predict(**{HEADER: key}))
+    counts = {found: service.metric("iris_errors_total", kind=found) for found in ("client", "server", "database")}
+    assert counts == {"client": 0, "server": 0, "database": 0, kind: 1}
+    logged = "PostgreSQL refused a statement" in service.log.read_text()
+    assert logged == (kind == "server")
+    service.kill()
 
 
 def test_a_silent_postgresql_delays_only_requests_with_a_key(model: Path, tmp_path: Path) -> None:
