@@ -132,7 +132,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not is_answered and not is_handled:
             self.cycle.keep_alive = False  # close when the requests before this one are answered
             return
-        if is_answered != is_handled and not self.pipeline and not (is_handled and self.cycle.response_started):
+        if not self.pipeline and not (is_handled and self.cycle.response_started):
             body = msgspec.json.encode({"detail": detail})
             headers = (
                 f"content-length: {len(body)}\r\nconnection: close\r\nx-request-id: {request_id}\r\n\r\n".encode()
