@@ -35,6 +35,7 @@ BUILT = {
     "nothing": "overlays/nothing",
     "local dev": "overlays/local/dev",
     "local prod": "overlays/local/prod",
+    "local nothing": "overlays/local/nothing",
     "local monitoring": "overlays/local/monitoring",
     "local argocd": "overlays/local/argocd",
 }
@@ -55,6 +56,10 @@ def copy_with_a_release(copy: Path) -> None:
             (copy / changes.folder(environment) / name).write_text(text)
     shutil.copytree(copy / "overlays/prod", copy / "overlays/nothing")
     (copy / "overlays/nothing/release" / COMPONENT).write_text(NOTHING)
+    local = copy / "overlays/local/nothing"
+    shutil.copytree(copy / "overlays/local/prod", local)
+    file = local / "kustomization.yaml"
+    file.write_text(file.read_text().replace("../../prod", "../../nothing"))
     (copy / "blue-green").mkdir()
     (copy / "blue-green/kustomization.yaml").write_text(BLUE_GREEN)
 
