@@ -345,6 +345,62 @@ def test_the_blue_green_variant_has_the_same_services_and_gates(
     }
 
 
+@pytest.mark.parametrize("where", ["dev", "prod", "local dev", "local prod"])
+def test_a_canary_has_time_to_get_a_node_and_to_start(
+    rendered: dict[str, list[KubernetesObject]], where: str
+) -> None:
+    rollout = _named(rendered[where], "Rollout")["iris"]["spec"]
+    steps = rollout["strategy"]["canary"]["steps"]
+    # The controller stops the deadline during these two, and restarts it with the next step.
+    assert {name for step in steps for name in step} <= {"analysis", "pause", "setCanaryScale", "setWeight"}
+    node = 30 if where.startswith("local") else _golden_seconds(rendered[where])  # there, to be scheduled
+    assert rollout["progressDeadlineSeconds"] >= node + _start_seconds(rollout)
+
+
+@pytest.mark.parametrize("where", ["blue-green", "local blue-green"])
+def test_the_deadline_of_blue_green_covers_both_gates(
+    rendered: dict[str, list[KubernetesObject]], where: str
+) -> None:
+    objects = rendered[where]
+    rollout = _named(objects, "Rollout")["iris"]["spec"]
+    blue_green = rollout["strategy"]["blueGreen"]
+    golden = _golden_seconds(objects)
+    before_the_switch = golden + _start_seconds(rollout) + golden  # a node takes no longer than the Job may
+    slo = _named(objects, "AnalysisTemplate")["slo"]["spec"]
+    given = {arg["name"]: arg.get("value") for arg in [*slo["args"], *blue_green["postPromotionAnalysis"]["args"]]}
+    for metric in slo["metrics"]:
+        assert metric["interval"] == "{{args.interval}}"
+        gate = _seconds(metric["initialDelay"]) + (int(given["measurements"]) - 1) * _seconds(given["interval"])
+        # Measurements without data come on top.
+        assert rollout["progressDeadlineSeconds"] >= max(before_the_switch, 2 * gate)
+
+
+def test_no_measurement_contains_the_traffic_before_its_gate(rendered: dict[str, list[KubernetesObject]]) -> None:
+    rules = yaml.safe_load((ROOT / "monitoring/rules.yml").read_text())
+    gates = [
+        rule["expr"] for group in rules["groups"] if group["name"] in {"iris", "router"} for rule in group["rules"]
+    ]
+    (window,) = set(re.findall(r"rate\(.+?\[(\w+)\]\)", "\n".join(gates)))
+    for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
+        assert _seconds(metric["initialDelay"]) >= _seconds(window)
+
+
+def _golden_seconds(objects: list[KubernetesObject]) -> int:
+    """Return how long the golden gate's Job may take, including the time to add a node."""
+    (metric,) = _named(objects, "AnalysisTemplate")["golden"]["spec"]["metrics"]
+    return int(metric["provider"]["job"]["spec"]["activeDeadlineSeconds"])
+
+
+def _start_seconds(rollout: KubernetesObject) -> int:
+    """Return how long a container of the service may take to start."""
+    probe = rollout["template"]["spec"]["containers"][0]["startupProbe"]
+    return int(probe["periodSeconds"] * probe["failureThreshold"])
+
+
+def _seconds(duration: str) -> int:
+    return int(duration.removesuffix("s"))
+
+
 @pytest.mark.parametrize("environment", ["dev", "prod"])
 def test_local_overlays_differ_only_in_signer_and_waits(
     rendered: dict[str, list[KubernetesObject]], environment: str

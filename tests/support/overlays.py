@@ -1,7 +1,7 @@
 """Render the overlays as they would be applied, from a copy of the manifests with a release in each environment.
 
-`argocd` contains Argo CD's Applications. Names with `local` are the local cluster's overlays. `nothing` is prod
-without a release.
+`argocd` contains Argo CD's Applications. Names with `local` are the local cluster's overlays; the drill edits one
+into `local blue-green`. `nothing` is prod without a release.
 """
 
 import json
@@ -16,6 +16,7 @@ from delivery.release import COMPONENT, Release
 from tests.support.clone import NOTHING
 from tests.support.running import ROOT
 from tools import programs
+from tools.drill.scenarios import BLUE_GREEN as BLUE_GREEN_EDITS
 
 RELEASE = Release(
     f"sha256:{'4' * 64}",
@@ -36,6 +37,7 @@ BUILT = {
     "local dev": "overlays/local/dev",
     "local prod": "overlays/local/prod",
     "local nothing": "overlays/local/nothing",
+    "local blue-green": "local-blue-green/overlays/local/prod",
     "local monitoring": "overlays/local/monitoring",
     "local argocd": "overlays/local/argocd",
 }
@@ -54,6 +56,11 @@ def copy_with_a_release(copy: Path) -> None:
     for environment in ("dev", "prod"):
         for name, text in RELEASE.files().items():
             (copy / changes.folder(environment) / name).write_text(text)
+    for folder in ("manifests", "overlays"):
+        shutil.copytree(copy / folder, copy / "local-blue-green" / folder)
+    for path, old, new in BLUE_GREEN_EDITS:
+        file = copy / "local-blue-green" / path
+        file.write_text(file.read_text().replace(old, new))
     shutil.copytree(copy / "overlays/prod", copy / "overlays/nothing")
     (copy / "overlays/nothing/release" / COMPONENT).write_text(NOTHING)
     local = copy / "overlays/local/nothing"

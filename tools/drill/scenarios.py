@@ -25,6 +25,16 @@ RESTARTS = ROUTER_ERRORS | {"router-unserved"}  # while a pod restarts, too few 
 ERRORS_AT_10 = Rollback(10, SERVER_ERRORS)
 NO_ROUTER = ERRORS_AT_10._replace(min_percent=50)  # nothing is answered until the router's next pod is ready
 REVERT = ("revert", "prod")
+BLUE_GREEN = (
+    ("overlays/prod/kustomization.yaml", "  - release\n", "  - release\n  - ../../manifests/iris/blue-green\n"),
+    (
+        "overlays/local/prod/kustomization.yaml",
+        "{op: replace, path: /spec/progressDeadlineSeconds, value: 90} # no node is ever added\n"
+        "      - {op: replace, path: /spec/strategy/canary/scaleDown",
+        "{op: replace, path: /spec/strategy/blueGreen/scaleDown",
+    ),
+)
+"""The edits (path, old text, new text) that make prod blue-green, with that variant's own deadline."""
 NEVER_READY = Rollback(0, phrase=NOT_READY)
 
 
@@ -280,13 +290,8 @@ def forge_abort_event(environment: Environment) -> Outcome:
 
 def blue_green(environment: Environment) -> Outcome:
     """With the blue-green variant, promote a good release and switch a bad one back."""
-    component = "components:\n  - release\n"
-    edits = (
-        ("overlays/prod/kustomization.yaml", component, f"{component}  - ../../manifests/iris/blue-green\n"),
-        ("overlays/local/prod/kustomization.yaml", "strategy/canary/scaleDown", "strategy/blueGreen/scaleDown"),
-    )
     watch = environment.watch
-    with environment.operator.committed("prod: blue-green", *edits):
+    with environment.operator.committed("prod: blue-green", *BLUE_GREEN):
         watch.until(lambda: is_blue_green(environment), 90, "blue-green, with the pods of one version")
         environment.settle()
         begun = environment.ship(environment.other_image(), "--override").begun
