@@ -381,8 +381,11 @@ def test_no_measurement_contains_the_traffic_before_its_gate(rendered: dict[str,
         rule["expr"] for group in rules["groups"] if group["name"] in {"iris", "router"} for rule in group["rules"]
     ]
     (window,) = set(re.findall(r"rate\(.+?\[(\w+)\]\)", "\n".join(gates)))
+    (offset,), (ready,) = (re.findall(found, "\n".join(gates)) for found in (r"offset (\w+)", r"pods\[(\w+)\]"))
     for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
-        assert _seconds(metric["initialDelay"]) >= _seconds(window)
+        unserved = metric["name"] == "router-unserved"
+        needed = max(_seconds(window) + _seconds(offset), _seconds(ready)) if unserved else _seconds(window)
+        assert _seconds(metric["initialDelay"]) >= needed
 
 
 def _golden_seconds(objects: list[KubernetesObject]) -> int:
@@ -547,12 +550,12 @@ def test_gates_query_only_recording_rules(rendered: dict[str, list[KubernetesObj
     for metric in _named(rendered["prod"], "AnalysisTemplate")["slo"]["spec"]["metrics"]:
         query = metric["provider"]["prometheus"]["query"]
         found = re.fullmatch(
-            r'([\w:]+)\{namespace="\{\{args\.namespace\}\}"(, (\w+)="\{\{args\.(hash|service)\}\}")?\}', query
+            r'([\w:]+)\{namespace="\{\{args\.namespace\}\}", (\w+)="\{\{args\.(hash|service)\}\}"\}', query
         )
         assert found, query
         read.add(found[1])
     both = {f"{view}:{number}" for view in ("iris", "router") for number in NUMBERS}
-    assert read == {*both, "router:unserved_ratio"}
+    assert read == {*both, "iris:unserved_ratio"}
     assert read <= recorded
 
 

@@ -186,6 +186,23 @@ def wait_without_prometheus(environment: Environment, *, healthy: bool) -> Outco
     return expect_rollback(environment, shipment, ERRORS_AT_10)
 
 
+def promote_despite_dead_stable(environment: Environment) -> Outcome:
+    """Delete all pods of the stable version while a good canary has 10 %: the canary is promoted."""
+    shipment = environment.ship(environment.other_image(), "--override", wait_for_canary=True)
+    stable = environment.watch.rollout("prod")["status"]["stableRS"]
+    nodes = "--selector=kubernetes.io/os=linux"
+    node.run("kubectl", "cordon", nodes)  # so that no other pods take their place
+    try:
+        of_stable = ("--namespace=iris-prod", f"--selector=rollouts-pod-template-hash={stable}", "--wait=false")
+        node.run("kubectl", "delete", "pods", *of_stable)
+        time.sleep(30)
+        answers = environment.traffic.between(time.time() - 5)
+        require(any(answer.status == "503" for answer in answers), "no request was unserved")
+    finally:
+        node.run("kubectl", "uncordon", nodes)
+    return expect_promotion(environment, shipment)
+
+
 def replace_canary(environment: Environment) -> Outcome:
     """Replace a canary by a second release, which passes all gates by itself."""
     second = environment.other_image()
@@ -357,6 +374,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Environment], Outcome]]] = {
     "no-traffic": ("waits, and an alert fires", wait_without_traffic),
     "unmeasured-good": ("promoted", partial(wait_without_prometheus, healthy=True)),
     "unmeasured-bad": (AT_10, partial(wait_without_prometheus, healthy=False)),
+    "stable-dies": ("the canary is promoted", promote_despite_dead_stable),
     "second-release": ("the second is promoted", replace_canary),
     "person-reverts": ("rolled back", revert_canary),
     "person-aborts": ("rolled back, git reverted", abort_canary),
