@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from delivery import changes, command_line, manifests, status
+from delivery import changes, command_line, kubernetes, manifests, status
 from delivery.changes import Change
 from delivery.event import LARGEST, read
 from delivery.explanation import Abort, aborted, listed, unapplied
@@ -95,8 +95,9 @@ def revert(
         elif event and current and current.digest == digest:
             typer.echo(f"nothing to do: the cluster does not report an abort of {digest[:19]} in {environment}")
             raise typer.Exit(3)
-        elif not event and (refused := unapplied(environment)):
-            explanation = refused.text
+        elif not event:
+            stable = kubernetes.stable(environment)
+            explanation = refused.text if (refused := unapplied(environment)) else ""
     except ClusterUnavailable as error:
         if if_aborted or (event and not unconfirmed):
             raise
@@ -106,7 +107,10 @@ def revert(
             confirmed = False
             explanation = f"Aborted. The reason is not known: the cluster is unavailable ({error})"
     reason = reason.strip() or explanation or "Rolled back by hand, without a reason."
-    change = changes.revert(repository, environment, reason, digest, stable, confirmed=confirmed)
+    by_person = not (event or if_aborted)
+    change = changes.revert(
+        repository, environment, reason, digest, stable, confirmed=confirmed, by_person=by_person
+    )
     _commit(repository, change, dry_run=dry_run)
 
 

@@ -71,14 +71,16 @@ def revert(
     stable: str = "",
     *,
     confirmed: bool = True,
+    by_person: bool = False,
 ) -> Change | None:
     """Return the change that restores an earlier release and rejects the current one.
 
-    The earlier release is the one with the digest `stable`, to which the cluster has rolled back, or else the
-    newest one that was not rejected after it was released. Return None if the current digest is not `digest`, or,
-    without `digest`, if the newest commit is a revert already. `confirmed` is false if the cluster could not
-    confirm that it has aborted `digest`. Raises ReleaseError if there is no release to restore, or if git says
-    that the current one is a person's choice.
+    The earlier release is the one with the digest `stable`, the cluster's stable version, or else the newest one
+    that was not rejected after it was released. Return None if the current digest is not `digest`, or, without
+    `digest`, if the newest commit is a revert already. `confirmed` is false if the cluster could not confirm that
+    it has aborted `digest`. `by_person` sends all traffic to a release other than `stable` right after the golden
+    gate: the stable version is then the current one, which may not serve any more. Raises ReleaseError if there is
+    no release to restore, or if git says that the current one is a person's choice.
     """
     bad = current(repository, environment)
     if bad is None:
@@ -112,7 +114,8 @@ def revert(
         f"{reason.strip() or 'No reason was given.'}\n\n"
         f"{REJECTED}: {bad.digest}\n"
     )
-    return Change(folder(environment), good.files(), message)
+    at_once = by_person and good.digest != stable
+    return Change(folder(environment), good.files(at_once=at_once), message)
 
 
 def releases(repository: Repository, environment: str) -> Iterator[tuple[Commit, Release | None]]:

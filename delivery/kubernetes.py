@@ -47,6 +47,13 @@ def image(environment: str, version: str) -> str:
     return str(found["spec"]["template"]["spec"]["containers"][0]["image"]) if found else ""
 
 
+def stable(environment: str) -> str:
+    """Return the digest of the stable version, empty if there is none. Raises ClusterUnavailable."""
+    found = rollout(environment)
+    version = found.get("status", {}).get("stableRS") if found else ""
+    return image(environment, version).partition("@")[2] if version else ""
+
+
 def kustomize(folder: Path) -> str:
     """Return what a folder renders, or the error if it cannot be rendered. Raises ClusterUnavailable."""
     try:

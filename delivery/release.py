@@ -17,6 +17,8 @@ IMAGE = "ghcr.io/iris-gitops/iris-classifier"
 LARGEST = 1_000_000
 """The most bytes of model.json: a ConfigMap, from which the golden gate reads it, holds 1 MiB."""
 COMPONENT, MODEL = "kustomization.yaml", "model.json"
+GOLDEN_ONLY = "../../../manifests/iris/golden-only"
+"""The component without the slo gate, as seen from a release's folder."""
 COMMENT = "# The release that runs here, written by `python -m delivery`. Do not edit.\n"
 IDENTITY = {"version": r"\d{1,9}", "run_id": r"[0-9a-f]{1,64}", "sha256": r"[0-9a-f]{64}"}
 """The fields of model.json that annotations and trailers repeat, and the values that they may have."""
@@ -58,12 +60,13 @@ class Release(NamedTuple):
             "model-run": str(metadata["run_id"]),
         }
 
-    def files(self) -> dict[str, str]:
-        """Return the files of the release, by name."""
+    def files(self, *, at_once: bool = False) -> dict[str, str]:
+        """Return the files of the release, by name; `at_once` sends it all traffic after the golden gate."""
         annotate = {"op": "add", "path": "/spec/template/metadata/annotations", "value": self.annotations}
         component = {
             "apiVersion": "kustomize.config.k8s.io/v1alpha1",
             "kind": "Component",
+            **({"components": [GOLDEN_ONLY]} if at_once else {}),
             "images": [{"name": NAME, "newName": IMAGE, "digest": self.digest}],
             # The golden gate reads its recorded questions from this ConfigMap.
             "configMapGenerator": [{"name": "release", "files": [MODEL]}],

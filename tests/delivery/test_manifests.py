@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from delivery import changes, kubernetes, manifests
@@ -282,3 +283,41 @@ def test_rescue_by_a_person_is_not_undone(repository: Repository, cluster: dict[
     assert "kubectl argo rollouts retry" in str(done.exception)
     assert _run("revert", "prod").exit_code == 0
     assert "nothing to do" in _run("revert", "prod").stdout
+
+
+def test_person_reverts_a_promoted_release_at_once_and_the_next_release_passes_all_gates(
+    repository: Repository, cluster: dict[str, Any]
+) -> None:
+    cluster["rollout"]["status"]["abort"] = False
+    gated = _steps(repository)
+    assert _run("revert", "prod").exit_code == 0
+    assert changes.current(repository, "prod") == _release(ONE)
+    at_once = _steps(repository)
+    assert [name for step in at_once for name in step] == ["setCanaryScale", "analysis"]
+    assert at_once == gated[:2]
+    assert _run("revert", "prod").stdout.startswith("nothing to do")
+    _do(repository, changes.release(repository, "prod", _release(TWO, "2"), override=True))
+    assert _steps(repository) == gated
+
+
+@pytest.mark.parametrize("by_person", [True, False])
+def test_revert_of_a_canary_restores_the_stable_version_and_keeps_the_gates(
+    repository: Repository, cluster: dict[str, Any], by_person: bool
+) -> None:
+    gated = _steps(repository)
+    # The second was still a canary when the third was released: it was never stable.
+    _do(repository, changes.release(repository, "prod", _release(THREE, "3")))
+    cluster["stable"] = ONE
+    cluster["rollout"]["status"]["abort"] = not by_person
+    cluster["rollout"]["spec"]["template"]["spec"]["containers"][0]["image"] = f"example.org/iris@{THREE}"
+    assert (_run("revert", "prod") if by_person else _by_event(THREE)).exit_code == 0
+    assert changes.current(repository, "prod") == _release(ONE)
+    assert _steps(repository) == gated
+
+
+def _steps(repository: Repository) -> list[dict[str, Any]]:
+    """Return the steps of prod's canary as they would be applied."""
+    objects = yaml.safe_load_all(kubernetes.kustomize(repository.root / "overlays/prod"))
+    (rollout,) = (item for item in objects if item["kind"] == "Rollout")
+    steps: list[dict[str, Any]] = rollout["spec"]["strategy"]["canary"]["steps"]
+    return steps

@@ -38,19 +38,23 @@ class Rollback(NamedTuple):
     min_percent: int = 85  # of the requests have to be answered correctly while the canary has 10 %
 
 
-def expect_promotion(environment: Environment, shipment: Shipment) -> Outcome:
-    """Check that a release passes all gates and serves all traffic, and that all its answers are logged."""
+def expect_promotion(environment: Environment, shipment: Shipment, *, at_once: bool = False) -> Outcome:
+    """Check that a release passes its gates and serves all traffic, and that all its answers are logged.
+
+    `at_once` is the course of a person's revert: the golden gate, then all traffic.
+    """
+    expected, gates = ([100], 1) if at_once else ([10, 100], 3)
     watch, begun = environment.watch, shipment.begun
     watch.until(lambda: environment.is_aborted() or environment.is_promoted(begun), 600, "a promotion or an abort")
     require(not environment.is_aborted(), f"it was rolled back: {watch.state()}")
     weights = [weight for weight in environment.weights(begun) if weight]
-    require(weights == [10, 100], f"the weights were {weights}")
+    require(weights == expected, f"the weights were {weights}")
     require(len(environment.events(begun, "promoted")) == 1, "more than one version was promoted")
     pod_hash = watch.rollout("prod")["status"]["currentPodHash"]
     of_pods = ("--namespace=iris-prod", f"--selector=rollouts-pod-template-hash={pod_hash}")
     oldest_first = ("--sort-by=.metadata.creationTimestamp", "--output=jsonpath={.items[*].status.phase}")
-    phases = node.run("kubectl", "get", "analysisruns.argoproj.io", *of_pods, *oldest_first).split()[-3:]
-    require(phases == ["Successful"] * 3, f"its gates were {phases}")
+    phases = node.run("kubectl", "get", "analysisruns.argoproj.io", *of_pods, *oldest_first).split()[-gates:]
+    require(phases == ["Successful"] * gates, f"its gates were {phases}")
     environment.wait_until_synced()
     environment.wait_until_served_by(shipment.image)
     assert_all_logged(environment, begun)

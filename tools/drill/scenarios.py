@@ -253,15 +253,42 @@ def undo_release_in_cluster(environment: Environment) -> Outcome:
 
 
 def revert_promoted_release(environment: Environment) -> Outcome:
-    """Run `delivery revert` after a promotion: the previous release passes all gates and is promoted."""
+    """Run `delivery revert` after a promotion: the previous release passes the golden gate and is promoted."""
     previous = environment.running_image()
     promote_canary_by_hand(environment)
     shipment = Shipment(previous, time.time())
     environment.operator.run((*REVERT, "--reason=It was promoted by mistake."))
     require(environment.running_image() == previous, "git does not have the previous release")
-    outcome = expect_promotion(environment, shipment)
+    outcome = expect_promotion(environment, shipment, at_once=True)
     checks.assert_no_failures(environment, shipment.begun)
     return outcome._replace(revert=git_server.head()[:10])
+
+
+def rescue(environment: Environment) -> Outcome:
+    """Run `delivery revert` when all pods of the promoted version die: the previous release serves again."""
+    watch, good = environment.watch, environment.running_image()
+    bad = environment.faulty_image("dies-under-load")
+    begun = environment.ship(bad, wait_for_canary=True).begun
+    argo_rollouts("promote", "--full")
+    watch.until(lambda: bool(environment.events(begun, "promoted")), 60, "the promotion")
+    watch.until(
+        lambda: not any(answer.good for answer in environment.traffic.between(time.time() - 2)), 60, "its end"
+    )
+    reverted, head = time.time(), git_server.head()
+    environment.operator.run((*REVERT, "--reason=All its pods die."))
+    watch.until(lambda: environment.is_serving(good.version), 120, f"model {good.version} to answer all requests")
+    served = time.time()
+    environment.wait_until_stable()
+    time.sleep(3)  # for some answers
+    require(environment.weights(reverted) == [100, 0], f"the weights were {environment.weights(reverted)}")
+    checks.assert_no_events(environment, reverted, "abort")
+    commit, _ = checks.find_revert(bad.digest)
+    require(git_server.git("rev-list", f"{head}..main").split() == [commit], "more was committed than the revert")
+    checks.assert_no_failures(environment, served)
+    checks.assert_all_logged(environment, served)
+    return Outcome(
+        "served again", checks.count_failed(environment, begun), round(served - reverted, 1), commit[:10]
+    )
 
 
 def refuse_rejected_release(environment: Environment) -> Outcome:
@@ -381,6 +408,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Environment], Outcome]]] = {
     "person-promotes": ("promoted", promote_canary_by_hand),
     "person-undoes": ("Argo CD restores git's release", undo_release_in_cluster),
     "reverted-later": ("the previous release is promoted", revert_promoted_release),
+    "rescue": ("the previous release serves again", rescue),
     "rejected-again": ("refused; rolled back with --override", refuse_rejected_release),
     "forged-event": ("nothing changes", forge_abort_event),
     "controller-dies": (AT_10, partial(kill_pod, "argo-rollouts", "argo-rollouts")),

@@ -48,8 +48,8 @@ async def slow():
     await asyncio.sleep(0.8)
 
 
-def under_load():
-    """Return a fault that fails every prediction after the load was high once."""
+def under_load(fail):
+    """Return a fault that calls `fail` before every prediction after the load was high once."""
     recent = deque(maxlen=HIGH_LOAD)
     broken = False
 
@@ -58,9 +58,14 @@ def under_load():
         recent.append(time.monotonic())
         broken = broken or (len(recent) == HIGH_LOAD and recent[-1] - recent[0] < 1)
         if broken:
-            raise RuntimeError("no connection left in the pool")
+            fail()
 
     return before
+
+
+def no_connection():
+    """Raise an error."""
+    raise RuntimeError("no connection left in the pool")
 
 
 def every_twentieth(act):
@@ -119,7 +124,8 @@ FAULTS = {
     "errors-30": lambda: each_prediction(errors(0.30)),
     "errors-3": lambda: each_prediction(errors(0.03)),
     "slow": lambda: each_prediction(slow),
-    "under-load": lambda: each_prediction(under_load()),
+    "under-load": lambda: each_prediction(under_load(no_connection)),
+    "dies-under-load": lambda: each_prediction(under_load(lambda: os._exit(1))),
     "resets": lambda: every_twentieth(reset),
     "exits": lambda: every_twentieth(lambda _: os._exit(1)),
     "swapped": swapped,
