@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from delivery.kubernetes import KubernetesObject
-from delivery.release import IMAGE
+from delivery.release import ENVIRONMENTS, IMAGE
 from tests.support.running import ROOT
 from tools.ci import supply_chain
 from tools.ci.__main__ import app
@@ -157,6 +157,18 @@ def test_event_type_of_the_notification_starts_the_revert() -> None:
     notifications = (ROOT / "manifests/platform/argo-rollouts/notifications.yaml").read_text()
     [event] = re.findall(r'"event_type": "([\w-]+)"', notifications)
     assert WORKFLOWS["revert"]["on"]["repository_dispatch"] == {"types": [event]}
+
+
+def test_schedule_asks_each_environment_for_an_abort_if_the_cluster_can_be_reached() -> None:
+    assert list(WORKFLOWS["revert"]["on"]["schedule"][0]) == ["cron"]
+    steps = WORKFLOWS["revert"]["jobs"]["revert"]["steps"]
+    polls = {step["id"]: step for step in steps if "--if-aborted" in step.get("run", "")}
+    assert polls.keys() == set(ENVIRONMENTS)
+    for environment, step in polls.items():
+        assert f" delivery.push revert {environment} --if-aborted " in step["run"]
+        assert "github.event_name == 'schedule' && steps.kubeconfig.outputs.configured == 'true'" in step["if"]
+    # One that fails does not keep the other from being asked.
+    assert [step["if"].startswith("!cancelled()") for step in polls.values()] == [False, True]
 
 
 def test_only_promotions_need_an_approval() -> None:

@@ -137,7 +137,10 @@ def test_rejected_push_is_retried_on_the_newest_main(checkout: Path, monkeypatch
 
 def test_refusal_is_not_retried_and_nothing_is_pushed(checkout: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = _main(checkout)
-    assert push.run_and_push(_origin(checkout), ["promote", f"--digest={ONE}"]) == (1, "")
+    code, outputs = push.run_and_push(_origin(checkout), ["promote", f"--digest={ONE}"])
+    opening, error, closing = outputs.splitlines()
+    assert (code, opening) == (1, f"error<<{closing}")
+    assert error.startswith("delivery: dev has moved on from")
     assert capfd.readouterr().err.count("dev has moved on") == 1
     assert _main(checkout) == before
 
@@ -156,7 +159,9 @@ def test_unconfirmed_event_is_retried_and_then_given_up(
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"action": "rollout-aborted", "client_payload": payload, "sender": {}}))
     before = _main(checkout)
-    assert push.run_and_push(_origin(checkout), ["revert", f"--event={event}"]) == (4, "")
+    code, outputs = push.run_and_push(_origin(checkout), ["revert", f"--event={event}"])
+    assert code == 4
+    assert outputs.count("the cluster is unavailable") == 1
     assert capfd.readouterr().err.count("the cluster is unavailable") == push.ATTEMPTS
     assert _main(checkout) == before
     assert push.run_and_push(_origin(checkout), ["revert", f"--event={event}", "--unconfirmed"])[0] == 0

@@ -76,6 +76,8 @@ def kubeconfig(file: Annotated[Path, typer.Argument(help="the file that kubectl 
     if secret:
         file.touch(mode=0o600)
         file.write_text(secret)
+    else:
+        typer.echo("KUBECONFIG is not set: the cluster is not asked for anything", err=True)
     typer.echo(f"configured={'true' if secret else 'false'}")
 
 

@@ -172,10 +172,11 @@ def _revert(*arguments: str) -> None:
     """Run `delivery revert` and push its commit, as the workflow on GitHub does."""
     with REVERTING:
         try:
-            _, outputs = run_and_push(str(repository()), ("revert", *arguments))
+            code, outputs = run_and_push(str(repository()), ("revert", *arguments))
         except ReleaseError as error:
-            outputs = str(error)
-        _log(outputs.strip())
+            _log(str(error))
+        else:
+            _log(outputs.strip() if not code else f"exit code {code}")  # the error is in the log already
 
 
 def _reconcile() -> None:

@@ -103,4 +103,5 @@ def test_kubeconfig_is_readable_only_by_its_owner(tmp_path: Path) -> None:
 def test_kubeconfig_without_the_secret_is_not_written(tmp_path: Path) -> None:
     done = _run("kubeconfig", str(tmp_path / "kubeconfig"), KUBECONFIG_SECRET="")
     assert (done.returncode, done.stdout) == (0, "configured=false\n")
+    assert done.stderr == "KUBECONFIG is not set: the cluster is not asked for anything\n"
     assert not (tmp_path / "kubeconfig").exists()
