@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,28 @@ def test_a_standard_error_that_nobody_reads_does_not_stop_the_service(
         assert process.stderr
         lines = process.stderr.read().splitlines()
     assert {json.loads(line)["level"] for line in lines[:-1]} == {"INFO"}  # the last line may be cut
+
+
+def test_the_last_lines_are_written_although_they_are_read_late(
+    model: Path, database: str, tmp_path: Path
+) -> None:
+    running = RunningService(model, database, tmp_path / "journal")
+    code = "from service import __main__, logs; logs.FLUSH_SECONDS = 30; __main__.main()"
+    command = [sys.executable, "-c", code]
+    with (
+        running.client,
+        subprocess.Popen(command, cwd=ROOT, env=running.environ, stderr=subprocess.PIPE) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
+        wait_until(lambda: _is_ready(running), "the service to be ready")
+        for _ in range(LONGEST_QUEUE - 100):  # more than the pipe has room for
+            running.predict([1])
+        process.terminate()
+        time.sleep(2)  # the process would end without its last lines
+        assert process.stderr
+        lines = process.stderr.read().splitlines()
+    assert json.loads(lines[-1])["message"] == "drained"
 
 
 def _is_ready(service: RunningService) -> bool:

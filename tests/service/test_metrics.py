@@ -99,6 +99,16 @@ def test_requests_are_counted_by_method_endpoint_and_status(
     assert used.metric("iris_requests_total", **labels) == count
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/predict", "/nowhere"])
+@pytest.mark.parametrize(("method", "label"), [("HEAD", "HEAD"), ("DELETE", "DELETE"), ("PROPFIND", "OTHER")])
+def test_a_method_is_counted_under_its_name_and_an_unknown_one_as_other(
+    shared_service: RunningService, method: str, label: str, path: str
+) -> None:
+    before = shared_service.metric("iris_requests_total", method=label)
+    shared_service.client.request(method, path)
+    assert shared_service.metric("iris_requests_total", method=label) == before + 1
+
+
 def test_errors_are_counted_by_client_and_server(used: RunningService) -> None:
     assert used.metric("iris_errors_total", kind="client") == 4
     assert used.metric("iris_errors_total", kind="server") == 0
