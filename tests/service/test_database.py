@@ -66,6 +66,12 @@ def test_tables_are_created_once_by_simultaneous_starts(database: str) -> None:
     assert query(database, "SELECT count(*) FROM predictions") == [(8,)]
 
 
+def test_request_ids_are_compared_as_bytes_whatever_the_locale_of_the_database(database: str) -> None:
+    db.connect(database).close()
+    collation = "SELECT collation_name FROM information_schema.columns WHERE (table_name, column_name) = (%s, %s)"
+    assert query(database, collation, "predictions", "request_id") == [("C",)]
+
+
 def test_a_user_without_the_right_to_create_tables_uses_existing_ones(database: str) -> None:
     insert(database, RECORD)
     query(database, "CREATE ROLE writer LOGIN")
