@@ -95,6 +95,7 @@ class Metrics:
         self._total = 0
         self._samples: deque[tuple[float, int, float]] = deque(maxlen=RATE_WINDOW + 1)
         self.tick()
+        self._sample_memory()
 
     def add_journal(self, journal: Journal, shipper: Shipper) -> None:
         """Expose the metrics of the journal and its shipper, too."""
@@ -121,11 +122,8 @@ class Metrics:
             counter.inc(count)
 
     def tick(self) -> None:
-        """Sample the memory, and the running totals for the rates. Call this once a second."""
+        """Sample the running totals for the rates. Call this once a second."""
         self._samples.append((time.monotonic(), self._total, time.process_time()))
-        with suppress(OSError):  # while all descriptors are in use, the last value remains
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self._memory.set(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
     def exposition(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
@@ -133,7 +131,13 @@ class Metrics:
         if now > then:
             self._rps.set((self._total - total) / (now - then))
             self._cpu.set(100 * (time.process_time() - cpu) / (now - then))
+        self._sample_memory()
         return generate_latest(self.registry)
+
+    def _sample_memory(self) -> None:
+        with suppress(OSError):  # while all descriptors are in use, the last value remains
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self._memory.set(pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
 
 def method_label(method: str) -> str:
