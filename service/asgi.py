@@ -61,5 +61,5 @@ async def send_json(send: Send, status: int, body: bytes, *headers: tuple[bytes,
 
 
 def _too_large(limit: int) -> RequestError:
-    # Close the connection: the unread rest of the body would be parsed as the next request.
+    # Close the connection: otherwise the client would send the rest of the body, and nobody would use it.
     return RequestError(413, f"the body is larger than {limit} bytes", {"connection": "close"})

@@ -241,6 +241,12 @@ def test_a_body_that_is_too_large_is_rejected_before_it_is_sent(shared_service: 
     _check(shared_service, path, Case(413, f"larger than {LIMIT} bytes", b"", headers))
 
 
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_client_with_a_body_that_is_too_large_is_disconnected(shared_service: RunningService, path: str) -> None:
+    response = shared_service.client.post(path, content=b"x" * (LIMIT + 1), headers=JSON)
+    assert (response.status_code, response.headers["connection"]) == (413, "close")
+
+
 @pytest.mark.parametrize(
     ("body", "headers"),
     [
