@@ -43,14 +43,18 @@ def test_make_run_serves_beside_a_broken_proxy_and_stops_all_that_it_started(
 ) -> None:
     port = free_port()
     variables = {"IRIS_MODEL_DIR": str(model), "IRIS_PORT": str(port), "PYTHONPATH": str(ROOT), **NO_PROXY}
-    ignoring = ["env", "--ignore-signal=INT", sys.executable, "-m", "tools", "run"]
+    # Not as these tests themselves were started: nohup, for instance, ignores SIGHUP.
+    started = ["env", "--default-signal=HUP", "--ignore-signal=INT", sys.executable, "-m", "tools", "run"]
     environ = {**environment(**variables), "no_proxy": "", "NO_PROXY": ""}
-    with subprocess.Popen(ignoring, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert any(line.startswith("serving on ") for line in process.stdout)
-        for name in signals.split():
-            process.send_signal(signal.Signals[f"SIG{name}"])
-        assert process.wait(60) == 0
+    with subprocess.Popen(started, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert any(line.startswith("serving on ") for line in process.stdout)
+            for name in signals.split():
+                process.send_signal(signal.Signals[f"SIG{name}"])
+            assert process.wait(60) == 0
+        finally:
+            process.terminate()  # or a failure would wait for the process for ever
     assert not (tmp_path / ".local/postgres/data/postmaster.pid").exists()
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0
