@@ -109,7 +109,8 @@ class Metrics:
         self._latency.observe(seconds, endpoint)
         self._total += 1
         if status >= 400:
-            self._errors["database" if database else "server" if status >= 500 else "client"].inc()
+            kind = "server" if status >= 500 else "client"
+            self._errors["database" if database else kind].inc()
 
     def count_predictions(self, answers: Sequence[Answer]) -> None:
         """Count predictions that are in the journal or in PostgreSQL. May be called from any thread."""

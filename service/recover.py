@@ -42,8 +42,8 @@ def records(file: Path) -> Iterator[bytes]:
         copy.unlink(missing_ok=True)
 
 
-def _in_groups(database: Path) -> Iterator[bytes]:
-    with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+def _in_groups(file: Path) -> Iterator[bytes]:
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         for (group,) in connection.execute("SELECT records FROM groups ORDER BY id"):
             yield from map(bytes, msgspec.json.decode(group, type=list[msgspec.Raw]))
 

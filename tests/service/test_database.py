@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,27 +72,29 @@ def test_request_ids_are_compared_as_bytes_whatever_the_locale_of_the_database(d
     assert query(database, collation, "predictions", "request_id") == [("C",)]
 
 
-def test_a_user_without_the_right_to_create_tables_uses_existing_ones(database: str) -> None:
-    insert(database, RECORD)
+@contextmanager
+def _user_who_may_only_insert(database: str) -> Iterator[str]:
+    """Yield the address of the database for a user who may read and fill the two tables, and create none."""
     query(database, "CREATE ROLE writer LOGIN")
     try:
         query(database, "GRANT SELECT, INSERT ON predictions, predictions_rejected TO writer")
         query(database, "GRANT USAGE ON SEQUENCE predictions_id_seq, predictions_rejected_id_seq TO writer")
-        assert insert(database.replace("//postgres@", "//writer@"), {**RECORD, "request_id": "two"}) == 1
+        yield database.replace("//postgres@", "//writer@")
     finally:
         query(database, "DROP OWNED BY writer; DROP ROLE writer")
+
+
+def test_a_user_without_the_right_to_create_tables_uses_existing_ones(database: str) -> None:
+    insert(database, RECORD)
+    with _user_who_may_only_insert(database) as url:
+        assert insert(url, {**RECORD, "request_id": "two"}) == 1
 
 
 def test_a_user_without_the_right_to_create_tables_uses_those_of_an_earlier_version(database: str) -> None:
     insert(database, RECORD)
     query(database, "DROP TABLE model_classes")
-    query(database, "CREATE ROLE early LOGIN")
-    try:
-        query(database, "GRANT SELECT, INSERT ON predictions, predictions_rejected TO early")
-        query(database, "GRANT USAGE ON SEQUENCE predictions_id_seq, predictions_rejected_id_seq TO early")
-        assert insert(database.replace("//postgres@", "//early@"), {**RECORD, "request_id": "two"}) == 1
-    finally:
-        query(database, "DROP OWNED BY early; DROP ROLE early")
+    with _user_who_may_only_insert(database) as url:
+        assert insert(url, {**RECORD, "request_id": "two"}) == 1
     db.connect(database).close()
     assert query(database, db.MISSING_TABLES) == []
 
